@@ -110,16 +110,16 @@ class ValidationConfig(Section):
         2, ge=0, le=128, description="standard deviation of the grey values; below it an image is constant"
     )
     max_black_share: Share = Field(0.98, description="share of black pixels; above it an image shows nothing")
-    min_age_years: float = Field(18, ge=0, le=150)
-    max_age_years: float = Field(110, ge=0, le=150)
+    min_age_years: float = Field(18, ge=0, le=150, description="of a patient; a lower age is a mistake")
+    max_age_years: float = Field(110, ge=0, le=150, description="of a patient; a higher age is a mistake")
     data_docs_keep: int = Field(30, ge=1, le=1000, description="validation results that Data Docs show")
 
 
 class AugmentationConfig(Section):
     """What training does to images at random; tuning and holdout images are never touched."""
 
-    horizontal_flip_probability: Share = 0.5
-    vertical_flip_probability: Share = 0.5
+    horizontal_flip_probability: Share = Field(0.5, description="of a mirrored image")
+    vertical_flip_probability: Share = Field(0.5, description="of an image upside down")
     rotation_degrees: float = Field(20, ge=0, le=180, description="rotation by up to this much, either way")
     rectangle_probability: Share = Field(0.35, description="of a black rectangle")
     rectangle_min_share: float = Field(0.05, gt=0, le=1, description="its smallest area, as a share of the image")
@@ -142,23 +142,23 @@ class TrainingConfig(Section):
     weights: str = Field(
         "default",
         pattern=r"^(default|hub|package|none|(s3|file)://.+)$",
-        description="start from: default (the package where there is one, else the hub), hub (timm's cache), package, none, "
-        "or the URI of a .safetensors file or of a folder of <timm name>.safetensors",
+        description="start from: default (the package where there is one, else the hub), hub (timm's cache), package, "
+        "none, or the URI of a .safetensors file or of a folder of <timm name>.safetensors",
     )
     warm_start: bool = Field(False, description="start from the champion where it has the same backbone")
     image_size_px: int = Field(224, ge=32, le=2048, description="side of the square that the backbone sees")
     trainable_stages: int | Literal["all"] = Field(
         1, description='last stages trained beside the head: a number from 0, or "all"'
     )
-    batch_size: int = Field(32, ge=1, le=4096)
+    batch_size: int = Field(32, ge=1, le=4096, description="images in one optimisation step")
     epochs: int = Field(20, ge=1, le=1000, description="passes over the training images, at most")
     early_stop_epochs: int = Field(
         5, ge=1, le=1000, description="epochs without a better tuning score after which training stops"
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW's, at the end of the warm-up")
     min_learning_rate: float = Field(1e-5, ge=0, le=1, description="at the end of the cosine")
-    warmup_epochs: float = Field(1, ge=0, le=100)
-    weight_decay: float = Field(1e-4, ge=0, le=1)
+    warmup_epochs: float = Field(1, ge=0, le=100, description="in which the learning rate rises from zero")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's; biases and norms have none")
     class_weights: Literal["balanced"] | tuple[float, float] = Field(
         "balanced", description="of no cancer and cancer in the loss"
     )
@@ -170,7 +170,7 @@ class TrainingConfig(Section):
     num_workers: int = Field(
         0, ge=0, le=64, description="processes that prepare batches; 0: the training process itself"
     )
-    seed: int = Field(17, ge=0, le=2**31 - 1)
+    seed: int = Field(17, ge=0, le=2**31 - 1, description="of every random choice of a night")
     augmentation: AugmentationConfig = AugmentationConfig()
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ class EvaluationConfig(Section):
 
     num_resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples of patients")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the intervals")
-    batch_size: int = Field(64, ge=1, le=4096)
+    batch_size: int = Field(64, ge=1, le=4096, description="images scored at a time")
 
 
 class GateConfig(Section):
@@ -206,10 +206,14 @@ class GateConfig(Section):
 class RegistryConfig(Section):
     """Where models live in MLflow; the server comes from MLFLOW_TRACKING_URI."""
 
-    experiment: str = Field("breast-tumour-retraining", min_length=1, max_length=250)
-    model_name: str = Field("breast-tumour-classifier", pattern=r"^[A-Za-z0-9_-]{1,200}$")
-    champion_alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$")
-    challenger_alias: str = Field("challenger", pattern=r"^[a-z][a-z0-9_-]*$")
+    experiment: str = Field("breast-tumour-retraining", min_length=1, max_length=250, description="MLflow experiment")
+    model_name: str = Field(
+        "breast-tumour-classifier", pattern=r"^[A-Za-z0-9_-]{1,200}$", description="registered model"
+    )
+    champion_alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$", description="only people move it")
+    challenger_alias: str = Field(
+        "challenger", pattern=r"^[a-z][a-z0-9_-]*$", description="moved by every registration"
+    )
     timeout_seconds: int = Field(60, ge=1, le=3600, description="of one request to MLflow")
 
 
@@ -217,9 +221,9 @@ class ScheduleConfig(Section):
     """When the night runs and how long its steps may take."""
 
     cron: str = Field("0 2 * * *", min_length=1, description="five cron fields, in UTC")
-    owner: str = Field("ml-platform", min_length=1)
+    owner: str = Field("ml-platform", min_length=1, description="whom Airflow names as the owner")
     retries: int = Field(2, ge=0, le=10, description="of a step, for errors that a retry can help")
-    retry_delay_seconds: int = Field(120, ge=0, le=86_400)
+    retry_delay_seconds: int = Field(120, ge=0, le=86_400, description="before the first retry; it doubles")
     step_timeout_minutes: int = Field(60, ge=1, le=10_080, description="of every step but training")
     training_timeout_minutes: int = Field(480, ge=1, le=10_080, description="of one backbone's training")
     failure_conn_id: str = Field(

@@ -111,3 +111,21 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
         assert issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Read `path=value` pairs, the value spelt as in TOML; a bare word is text.
+
+    Raises:
+        ConfigError: a pair has no `=`.
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{setting!r} is no setting; write for example training.epochs=3")
+        try:
+            overrides[path.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            overrides[path.strip()] = text
+    return overrides

@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs first.
+# Needed beforehand: Python 3.11 and make; everything else comes from the package registry.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+RUN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE := copy
+
+.PHONY: demo test lint down clean requirements setup
+
+demo: .venv/laptop ## a whole season of four nights on this machine; DATA=<folder> uses your own images
+	$(RUN)/bc demo $(if $(DATA),--data "$(DATA)")
+
+test: lint ## every test, through real servers
+	$(RUN)/pytest
+
+lint: .venv/dev ## formatting, lint and types
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+
+setup: .venv/dev ## install everything, run nothing
+
+down: ## stop what `make demo` started, whatever became of it
+	@if [ -x $(RUN)/bc ]; then $(RUN)/bc down; fi
+
+clean: down ## forget the environment and all embedded data
+	rm -rf .venv .uv .bc
+
+requirements: $(UV) ## pin every package anew (then run the tests)
+	$(UV) pip compile pyproject.toml --upgrade --extra laptop $(COMPILE) -o requirements.txt
+	$(UV) pip compile pyproject.toml --upgrade --extra laptop --extra dev -c requirements.txt $(COMPILE) -o requirements-dev.txt
+
+COMPILE := --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.venv/laptop: requirements.txt pyproject.toml .venv/bin/python
+	$(UV) pip install --quiet --python .venv -r requirements.txt
+	$(UV) pip install --quiet --python .venv --no-deps --editable .
+	@touch $@
+
+.venv/dev: requirements-dev.txt .venv/laptop
+	$(UV) pip install --quiet --python .venv -r requirements-dev.txt
+	@touch $@
+
+.venv/bin/python: | $(UV)
+	@echo "Installing into .venv (about 6 GB with PyTorch; minutes the first time) ..."
+	$(UV) venv --quiet --python "$(PYTHON)" .venv
+
+$(UV):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@"$(PYTHON)" -m venv .uv \
+		|| { rm -rf .uv; echo "This Python has no venv; on Debian: apt-get install python3.11-venv"; exit 1; }
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,251 @@
+"""`make demo`: a season of four nights on this machine, through a real Airflow, S3 and MLflow."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import pandas as pd
+import requests
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from bc_tasks import runs
+from bc_tasks.config import RunConfig
+from bc_tasks.config_file import load_config
+from bc_tasks.embedded import demo_data, phantoms, processes, stack
+from bc_tasks.embedded.demo_data import Deal
+from bc_tasks.embedded.stack import Stack
+from bc_tasks.errors import InfrastructureError, RecordMissing
+from bc_tasks.holdout_creation import Choice, create
+from bc_tasks.records import Evaluation, ModelScores, Record, RegisteredModel, Snapshot, Verdict
+from bc_tasks.storage import Storage, join, open_storage
+
+R = TypeVar("R", bound=Record)
+
+DAG_ID = "nightly_retraining"
+NUM_PHANTOM_PATIENTS = 330
+FIRST_SHARE = {"phantoms": 0.15, "own images": 0.5}
+NIGHT_SECONDS = 3600.0
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night of the demo: what a person calls it, what arrives in which batch, and how the run must end."""
+
+    title: str
+    ends: str
+    batch: str = ""
+    deliver: Callable[[Storage, Deal, str], None] | None = None
+
+
+NIGHTS = (
+    Night(
+        "the first images",
+        ends="success",
+        batch="2026-01-first",
+        deliver=lambda storage, deal, uri: demo_data.deliver(storage, deal.first_night, uri),
+    ),
+    Night(
+        "more images",
+        ends="success",
+        batch="2026-02-more",
+        deliver=lambda storage, deal, uri: demo_data.deliver(storage, deal.second_night, uri),
+    ),
+    Night("nothing new", ends="success"),
+    Night(
+        "a spoiled batch",
+        ends="failed",
+        batch="2026-03-spoiled",
+        deliver=lambda storage, deal, uri: demo_data.deliver_spoiled(storage, deal.spoiled_night, uri),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a night went."""
+
+    night: Night
+    run_uri: str
+    state: str
+    seconds: float
+
+
+def run(state: Path, *, config_path: Path, images: Path | None, stay: bool, console: Console) -> bool:
+    """Run the season on fresh data in `state`; return whether each night ended as it should.
+
+    `images` is a folder of one's own images; None makes phantoms. With `stay`, the servers run on until Ctrl-C.
+    """
+    processes.refuse_second("the demo", state)
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    config = load_config(config_path)
+    with _ended_by_signals(), stack.running(state, config_path=config_path, say=console.print) as servers:
+        os.environ.update(servers.s3.environment())  # this process is a client of the same store
+        storage = open_storage(config.storage)
+        deal = _deal(storage, state / "images", images, console)
+        _fix_holdout(storage, config, deal.holdout, console)
+        outcomes = _season(servers, storage, config, deal, console)
+        _tell(outcomes, storage, servers, console)
+        if stay:
+            _wait_for_the_end(state, console)
+    return all(outcome.state == outcome.night.ends for outcome in outcomes)
+
+
+def _deal(storage: Storage, scratch: Path, images: Path | None, console: Console) -> Deal:
+    folder = images
+    if folder is None:
+        console.print(f"drawing mammogram phantoms of {NUM_PHANTOM_PATIENTS} patients")
+        folder = scratch / "phantoms"
+        phantoms.write_batch(folder, phantoms.make_patients(NUM_PHANTOM_PATIENTS, seed=1), layout="labels_csv")
+    return demo_data.deal(storage, folder, scratch / "source", FIRST_SHARE["own images" if images else "phantoms"])
+
+
+def _fix_holdout(storage: Storage, config: RunConfig, rows: pd.DataFrame, console: Console) -> None:
+    demo_data.deliver(storage, rows, _batch_uri(config, "2025-12-holdout"))
+    choice = Choice(patient_ids=frozenset(rows["patient_id"]))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
+        fixed = create(storage, config, choice, now=datetime.now(UTC), executor=executor)
+    console.print(f"holdout fixed: {len(fixed.manifest)} images of {len(fixed.patient_ids)} patients")
+
+
+def _batch_uri(config: RunConfig, batch: str) -> str:
+    return join(config.data_uri, config.ingest.inbox_prefix.rstrip("/"), batch)
+
+
+def _season(servers: Stack, storage: Storage, config: RunConfig, deal: Deal, console: Console) -> list[Outcome]:
+    outcomes = []
+    for number, night in enumerate(NIGHTS, start=1):
+        console.rule(f"night {number} of {len(NIGHTS)}: {night.title}")
+        if night.deliver:
+            night.deliver(storage, deal, _batch_uri(config, night.batch))
+        outcome = _run_night(servers, config, number, night, console)
+        outcomes.append(outcome)
+        if number == 1 and outcome.state == "success":
+            _promote_as_a_reviewer(servers, storage, config, outcome, console)
+    return outcomes
+
+
+def _run_night(servers: Stack, config: RunConfig, number: int, night: Night, console: Console) -> Outcome:
+    run_id = f"demo-night-{number}"
+    began = time.monotonic()
+    servers.airflow.trigger(DAG_ID, run_id=run_id)
+    shown: set[str] = set()
+    with console.status("waiting for the scheduler") as status:
+        while (state := servers.airflow.run_state(DAG_ID, run_id)) not in ("success", "failed"):
+            if time.monotonic() - began > NIGHT_SECONDS:
+                raise InfrastructureError(
+                    f"{run_id} is still {state} after {NIGHT_SECONDS:.0f} s; see {servers.airflow.url}"
+                )
+            _show_tasks(servers, run_id, shown, console, status)
+            time.sleep(POLL_SECONDS)
+        _show_tasks(servers, run_id, shown, console, status)
+    return Outcome(night, join(config.data_uri, "runs", run_id), state, time.monotonic() - began)
+
+
+def _show_tasks(servers: Stack, run_id: str, shown: set[str], console: Console, status: Status) -> None:
+    for task in servers.airflow.tasks(DAG_ID, run_id):
+        if task.state == "running":
+            status.update(f"{task.name} is running")
+        elif task.state in ("success", "failed", "skipped") and task.name not in shown:
+            shown.add(task.name)
+            console.print(f"  {task.name:<28} {task.state:<8} {task.seconds:6.0f} s", highlight=False)
+
+
+def _promote_as_a_reviewer(
+    servers: Stack, storage: Storage, config: RunConfig, outcome: Outcome, console: Console
+) -> None:
+    """Give the first version the alias `champion`, which the nights themselves never do."""
+    registered = runs.read(storage, outcome.run_uri, RegisteredModel)
+    body = {"name": registered.name, "alias": config.registry.champion_alias, "version": registered.version}
+    url = f"{servers.mlflow.tracking_uri}/api/2.0/mlflow/registered-models/alias"
+    requests.post(url, json=body, timeout=30).raise_for_status()
+    console.print(f"a reviewer promotes version {registered.version} to champion (here: the demo, in your place)")
+
+
+def _tell(outcomes: list[Outcome], storage: Storage, servers: Stack, console: Console) -> None:
+    table = Table(title="The nights")
+    for heading in ("night", "new images", "quarantined", "challenger", "champion", "outcome", "seconds"):
+        table.add_column(heading, justify="right" if heading in ("new images", "quarantined", "seconds") else "left")
+    for outcome in outcomes:
+        table.add_row(*_row(outcome, storage))
+    console.print(table)
+    airflow = servers.airflow
+    console.print(f"Airflow   {airflow.url}/dags/{DAG_ID}   user {airflow.username}, password {airflow.password}")
+    console.print(f"MLflow    {servers.mlflow.tracking_uri}/#/models")
+    console.print(f"S3        {servers.s3.endpoint_url}   keys in {servers.s3.service.state / 'settings.json'}")
+
+
+def _row(outcome: Outcome, storage: Storage) -> tuple[str, ...]:
+    uri = outcome.run_uri
+    snapshot = _record(storage, uri, Snapshot)
+    evaluation = _record(storage, uri, Evaluation)
+    new = str(snapshot.num_new) if snapshot else "-"
+    quarantined = str(sum(snapshot.quarantined_now.values())) if snapshot else "-"
+    models = (evaluation.challenger, evaluation.champion) if evaluation else (None, None)
+    return (
+        outcome.night.title,
+        new,
+        quarantined,
+        *(_recall_and_f1(model) for model in models),
+        _ending(outcome, snapshot, storage),
+        f"{outcome.seconds:.0f}",
+    )
+
+
+def _record(storage: Storage, run_uri: str, kind: type[R]) -> R | None:
+    try:
+        return runs.read(storage, run_uri, kind)
+    except RecordMissing:
+        return None
+
+
+def _recall_and_f1(model: ModelScores | None) -> str:
+    return f"recall {model.metrics['recall'].value:.3f}, F1 {model.metrics['f1'].value:.3f}" if model else "-"
+
+
+def _ending(outcome: Outcome, snapshot: Snapshot | None, storage: Storage) -> str:
+    registered = _record(storage, outcome.run_uri, RegisteredModel)
+    verdict = _record(storage, outcome.run_uri, Verdict)
+    if registered:
+        return f"registered version {registered.version}"
+    if verdict:
+        return "rejected by the gate"
+    if outcome.state == "success" and snapshot and not snapshot.has_news:
+        return "nothing new: rest skipped"
+    return "stopped by validation" if snapshot else f"{outcome.state}, see its log"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the demo as Ctrl-C does, so that the servers are stopped in either case."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for_the_end(state: Path, console: Console) -> None:
+    console.print("\nEverything runs on until Ctrl-C here, or `make down` elsewhere.")
+    try:
+        while processes.running(state):
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        console.print("stopping")

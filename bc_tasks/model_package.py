@@ -1,0 +1,83 @@
+"""Writes the folder that becomes a version in the registry: code, weights, specification, signature, requirements.
+
+    model/
+    ├── served_model.py              what MLflow runs to load it
+    ├── code/bc_tasks/               the package as it was when the model was registered
+    ├── artifacts/model.safetensors  the weights, and spec.json beside them: all that training needs to go on
+    ├── requirements.txt             the trainer's versions
+    └── input_example.json           a phantom, so that the registry shows how the model is called
+
+No torch is needed to write it, and no pickle to read it.
+"""
+
+import importlib.metadata
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFilter
+
+import bc_tasks
+from bc_tasks.records import TrainedModel
+
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "spec.json"
+SERVING_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "pydicom",
+    "python-gdcm",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+)
+"""What `served_model.py` and all that it imports need."""
+
+
+def write_package(folder: Path, trained: TrainedModel, weights: Path, mlflow_model: Any) -> None:
+    """Write the model into `folder`, which must not exist yet; `mlflow_model` carries its id and its run."""
+    import mlflow.pyfunc  # noqa: PLC0415 - heavy
+    from mlflow.models import ModelSignature  # noqa: PLC0415 - heavy
+    from mlflow.types import ColSpec, Schema  # noqa: PLC0415 - heavy
+
+    package = Path(bc_tasks.__file__).parent
+    # The input column has no name: MLflow then also takes one path, or a list of bytes, and no frame around it.
+    inputs = Schema([ColSpec("binary")])
+    outputs = Schema([ColSpec("double", "probability"), ColSpec("long", "call"), ColSpec("double", "operating_point")])
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        mlflow_model=mlflow_model,
+        python_model=str(package / "served_model.py"),
+        code_paths=[str(package)],
+        artifacts={"weights": str(weights), "spec": str(spec)},
+        signature=ModelSignature(inputs, outputs),
+        input_example=pd.DataFrame({"image": [phantom()]}),
+        pip_requirements=requirements(trained.environment.packages),
+    )
+
+
+def requirements(trained_with: Mapping[str, str]) -> list[str]:
+    """Pin what serving needs to the trainer's versions, and what the trainer didn't name to those installed here."""
+    # A version such as 2.15.0+cu130 names a build; the registry knows it without that ending.
+    versions = {
+        name: (trained_with.get(name) or importlib.metadata.version(name)).split("+")[0] for name in SERVING_PACKAGES
+    }
+    marks = {"python-gdcm": "; sys_platform == 'linux'"}
+    return [f"{name}=={version}{marks.get(name, '')}" for name, version in versions.items()]
+
+
+def phantom() -> bytes:
+    """Draw a JPEG of 256 x 320 px in which a breast may be imagined: it shows the input's form, and no patient."""
+    image = Image.new("L", (256, 320))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((-150, 30, 150, 290), fill=110)
+    draw.ellipse((20, 120, 90, 190), fill=170)
+    buffer = io.BytesIO()
+    image.filter(ImageFilter.GaussianBlur(6)).save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,56 @@
+"""Tells people that a night failed, through an Airflow connection: an e-mail, or JSON to a webhook."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import BaseHook, BaseNotifier, Context, conf
+
+TIMEOUT_SECONDS = 30
+
+
+class FailureNotifier(BaseNotifier):
+    """Sends the run's note and its address: no ids of images or patients, no log lines.
+
+    A connection of type `smtp` sends an e-mail to the recipients; any other gets `{"text": ...}` by POST, which
+    Slack, Mattermost and most chat programs take.
+    """
+
+    def __init__(self, conn_id: str, recipients: Sequence[str]) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.recipients = list(recipients)
+
+    def notify(self, context: Context) -> None:
+        """Send one message for the failed run."""
+        title, text, url = message(context)
+        if BaseHook.get_connection(self.conn_id).conn_type == "smtp":
+            self._mail(title, text, url)
+        else:
+            self._post(f"{title}\n{text}\n{url}")
+
+    def _mail(self, title: str, text: str, url: str) -> None:
+        from airflow.providers.smtp.hooks.smtp import SmtpHook
+
+        body = f'<p>{escape(text)}</p><p><a href="{escape(url)}">{escape(url)}</a></p>'
+        with SmtpHook(smtp_conn_id=self.conn_id) as hook:
+            hook.send_email_smtp(to=self.recipients, subject=title, html_content=body)
+
+    def _post(self, text: str) -> None:
+        from airflow.providers.http.hooks.http import HttpHook
+
+        hook = HttpHook(method="POST", http_conn_id=self.conn_id)
+        hook.run(json={"text": text}, extra_options={"timeout": TIMEOUT_SECONDS})
+
+
+def message(context: Any) -> tuple[str, str, str]:
+    """Return the title, the text and the address of a failed run's message."""
+    dag, run_id = context["dag"], context["run_id"]
+    note = getattr(context.get("dag_run"), "note", None)
+    base_url = conf.get("api", "base_url", fallback="").rstrip("/")
+    return (
+        f"{dag.dag_id} failed: {run_id}",
+        note or f"Reason: {context.get('reason', 'unknown')}.",
+        f"{base_url}/dags/{quote(dag.dag_id)}/runs/{quote(run_id)}",
+    )

@@ -1,0 +1,75 @@
+"""The tasks of a night that are too small for a process of their own: its start, and the two questions that may end it."""
+
+import logging
+import re
+from typing import Any
+
+from airflow.sdk import task
+
+from bc_tasks import environment
+
+log = logging.getLogger(__name__)
+
+
+@task
+def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
+    """Freeze the configuration, with what the trigger form says, into the run's first record.
+
+    Returns the backbones to train, because Airflow maps a task over nothing but a return value; the run's
+    URI is left under the XCom key `run_uri`.
+    """
+    from bc_tasks.config_file import apply_form, load_config
+    from bc_tasks.steps import start as step
+    from bc_tasks.storage import open_storage
+
+    config = apply_form(load_config(environment.config_path()), params)
+    run = step.run(
+        config,
+        storage=open_storage(config.storage),
+        run_name=to_run_name(dag_run.run_id),
+        started_at=dag_run.start_date,
+        trigger=dag_run.triggering_user_name or dag_run.run_type.value,
+        code_version=environment.code_version(),
+    )
+    log.info("The run's folder: %s", run.run_uri)
+    ti.xcom_push("run_uri", run.run_uri)
+    return list(run.config.training.backbones)
+
+
+def to_run_name(run_id: str) -> str:
+    """Make the name of a run's folder out of Airflow's run id: the same on every try, and safe in a URI."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", run_id.replace("+00:00", "Z"))
+
+
+@task.short_circuit
+def anything_new(run_uri: str) -> bool:
+    """Say whether there is something to train on; if not, the rest of the night is skipped and the run is green."""
+    from bc_tasks import runs
+    from bc_tasks.records import Run, Snapshot
+    from bc_tasks.storage import open_storage
+
+    storage = open_storage()
+    snapshot = runs.read(storage, run_uri, Snapshot)
+    if snapshot.has_news:
+        return True
+    waiting = f"; still being uploaded: {', '.join(snapshot.waiting_batches)}" if snapshot.waiting_batches else ""
+    log.info("No image is new, revised or withdrawn since snapshot %s%s.", snapshot.base_number, waiting)
+    if runs.read(storage, run_uri, Run).config.training.train_if_nothing_new:
+        log.info("Training all the same: train_if_nothing_new is set.")
+        return True
+    log.info("The rest is skipped. To train all the same, trigger a run with 'Train if nothing is new'.")
+    return False
+
+
+@task.short_circuit
+def passed(run_uri: str) -> bool:
+    """Say whether the challenger is to be registered; if not, the night ends here, and the run is green."""
+    from bc_tasks import runs
+    from bc_tasks.records import Verdict
+    from bc_tasks.storage import open_storage
+
+    verdict = runs.read(open_storage(), run_uri, Verdict)
+    log.info("%s", verdict.summary)
+    if verdict.passed and verdict.dry_run:
+        log.info("This is a dry run: nothing is registered.")
+    return verdict.passed and not verdict.dry_run

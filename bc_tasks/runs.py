@@ -1,0 +1,42 @@
+"""A run's folder: where its records are read and written."""
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from bc_tasks.errors import DataError, ObjectNotFound, RecordMissing
+from bc_tasks.records import Record
+from bc_tasks.storage import Storage, join
+
+R = TypeVar("R", bound=Record)
+
+
+def exists(storage: Storage, run_uri: str, file_name: str) -> bool:
+    """Say whether a step has left this record, so that it need not be done again."""
+    return storage.find(join(run_uri, file_name)) is not None
+
+
+def read(storage: Storage, run_uri: str, kind: type[R], file_name: str | None = None) -> R:
+    """Read a record; `file_name` is needed only where a step leaves several.
+
+    Raises:
+        RecordMissing: the step has not finished.
+        DataError: what is there is no such record.
+    """
+    name = file_name or f"{kind.step}.json"
+    try:
+        data = storage.read(join(run_uri, name))
+    except ObjectNotFound as error:
+        raise RecordMissing(
+            f"{run_uri} has no {name}: the step {kind.step!r} failed or has not run; see its log"
+        ) from error
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise DataError(f"{join(run_uri, name)} is no {kind.__name__} record: {error}") from error
+
+
+def write(storage: Storage, run_uri: str, record: Record) -> None:
+    """Write a record: the commit mark of its step, so write it last."""
+    data = record.model_dump_json(indent=1).encode()
+    storage.write(join(run_uri, record.file_name), data, content_type="application/json")

@@ -1,0 +1,35 @@
+"""Pixel shards: a few immutable .npy files of uint8 images instead of thousands of JPEGs."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+
+
+def pixel_sha256(pixels: Images) -> str:
+    """Return the digest of one image's pixels (S, S), whatever file they came from."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def shard_key(preprocessing_sha256: str, pixel_digests: Sequence[str]) -> str:
+    """Name a shard by what it holds, so that writing it twice gives one object."""
+    digest = hashlib.sha256("\n".join(pixel_digests).encode()).hexdigest()
+    return f"pixels/{preprocessing_sha256[:16]}/{digest}.npy"
+
+
+def pack(images: Sequence[Images]) -> bytes:
+    """Serialise images of one size (S, S) as a .npy array (N, S, S) of uint8."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.stack(images), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def open_shard(path: Path) -> Images:
+    """Memory-map a shard (N, S, S) of uint8, read-only."""
+    array: Images = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array

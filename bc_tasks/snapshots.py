@@ -1,0 +1,94 @@
+"""Committed snapshots: numbered, immutable, found by listing; the commit is one conditional write."""
+
+import pandas as pd
+
+from bc_tasks import fingerprint, manifest
+from bc_tasks.errors import AlreadyExists, DataError, InfrastructureError
+from bc_tasks.records import Counts, Snapshot
+from bc_tasks.storage import Storage, join
+
+MARK = "snapshot.json"
+
+
+def folder_uri(data_uri: str, number: int) -> str:
+    """Return where a committed snapshot lives."""
+    return join(data_uri, "snapshots", f"{number:06d}")
+
+
+def latest(storage: Storage, data_uri: str) -> Snapshot | None:
+    """Return the last committed snapshot, or None where there is none yet."""
+    marks = [item.uri for item in storage.list(join(data_uri, "snapshots") + "/") if item.uri.endswith(f"/{MARK}")]
+    return Snapshot.model_validate_json(storage.read(max(marks))) if marks else None
+
+
+def by_number(storage: Storage, data_uri: str, number: int) -> Snapshot:
+    """Return a committed snapshot by its number."""
+    return Snapshot.model_validate_json(storage.read(join(folder_uri(data_uri, number), MARK)))
+
+
+def read_manifest(storage: Storage, snapshot: Snapshot) -> pd.DataFrame:
+    """Read a snapshot's manifest; a committed one must still have its fingerprint.
+
+    Raises:
+        DataError: the manifest was changed after it was written.
+    """
+    frame = manifest.from_parquet(storage.read(snapshot.manifest_uri))
+    seen = fingerprint.of_manifest(frame)
+    if seen != snapshot.fingerprint:
+        raise DataError(
+            f"{snapshot.manifest_uri} was changed after it was written: its fingerprint is {seen[:12]}, "
+            f"the record says {snapshot.fingerprint[:12]}; restore it from the bucket's versions or a backup"
+        )
+    return frame
+
+
+def describe(frame: pd.DataFrame) -> Counts:
+    """Count a manifest's usable images by what is known of them; unknown values count as `unknown`."""
+    rows = manifest.usable(frame)
+
+    def by(column: str) -> dict[str, int]:
+        counts = rows[column].astype("string").fillna("unknown").value_counts().sort_index()
+        return {str(value): int(count) for value, count in counts.items()}
+
+    return Counts(
+        num_images=len(rows),
+        num_patients=int(rows["patient_id"].nunique()),
+        num_quarantined=len(frame) - len(rows),
+        by_label=by("label"),
+        by_split=by("split"),
+        by_view=by("view"),
+        by_site=by("site_id"),
+    )
+
+
+def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataFrame) -> Snapshot:
+    """Publish a validated manifest as the next snapshot; without news, or when tried again, return the last one.
+
+    The manifest is written first and `snapshot.json` last, only if nobody else took the number.
+
+    Raises:
+        InfrastructureError: another run committed the same number meanwhile; a retry sees its snapshot.
+    """
+    content = fingerprint.of_manifest(frame)
+    last = latest(storage, data_uri)
+    if last is not None and (
+        not candidate.has_news or (last.base_number, last.fingerprint) == (candidate.base_number, content)
+    ):
+        return last
+    number = (last.number or 0) + 1 if last else 1
+    folder = folder_uri(data_uri, number)
+    committed = candidate.model_copy(
+        update={
+            "number": number,
+            "fingerprint": content,
+            "counts": describe(frame),
+            "manifest_uri": join(folder, f"manifest-{content[:16]}.parquet"),
+        }
+    )
+    storage.write(committed.manifest_uri, manifest.to_parquet(frame))
+    mark = committed.model_dump_json(indent=1).encode()
+    try:
+        storage.write(join(folder, MARK), mark, content_type="application/json", if_absent=True)
+    except AlreadyExists as error:
+        raise InfrastructureError(f"another run committed {folder} at the same time; try this step again") from error
+    return committed

@@ -1,0 +1,133 @@
+"""evaluate: measures the night's best model and the champion on the same holdout, by the same code."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bc_tasks import holdout, metrics, runs
+from bc_tasks.config import RunConfig
+from bc_tasks.errors import BcError, DataError
+from bc_tasks.holdout import Holdout
+from bc_tasks.records import Evaluation, ModelScores, ModelSpec, Run, ScoredImage, TrainedModel, trained_file_name
+from bc_tasks.storage import Storage
+from bc_tasks.training.data import fetch_pixels
+from bc_tasks.training.scoring import load_model, score
+
+if TYPE_CHECKING:
+    from bc_tasks.tracking import RegisteredVersion, Tracking
+
+SELECTION_METRIC = "average_precision"
+"""Ranks the night's backbones on tuning: it needs no operating point and minds the rarer label."""
+
+
+def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) -> Evaluation:
+    """Pick the best backbone by its tuning score, measure it and the champion, and write the record.
+
+    Raises:
+        RecordMissing: a backbone of this run has not been trained.
+        HoldoutChanged: the holdout isn't the one that was fixed.
+        DataError: the challenger's weights are not those that training recorded.
+    """
+    if runs.exists(storage, run_uri, f"{Evaluation.step}.json"):
+        return runs.read(storage, run_uri, Evaluation)
+    config = runs.read(storage, run_uri, Run).config
+    trained = [
+        runs.read(storage, run_uri, TrainedModel, trained_file_name(backbone)) for backbone in config.training.backbones
+    ]
+    best = max(trained, key=lambda model: model.tuning_metrics[SELECTION_METRIC])
+    fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
+    champion = tracking.champion()
+    champion_scores, problem = _measure_champion(storage, tracking, champion, config, fixed, cache)
+    evaluation = Evaluation(
+        challenger_backbone=best.spec.backbone,
+        challenger_mlflow_run_id=best.mlflow_run_id,
+        challenger=_measure_challenger(storage, best, config, fixed, cache),
+        champion=champion_scores,
+        champion_version=champion.version if champion else None,
+        champion_problem=problem,
+        ranking={model.spec.backbone: model.tuning_metrics[SELECTION_METRIC] for model in trained},
+    )
+    tracking.log_metrics(best.mlflow_run_id, _flat(evaluation.challenger))
+    runs.write(storage, run_uri, evaluation)
+    return evaluation
+
+
+def _measure_challenger(
+    storage: Storage, best: TrainedModel, config: RunConfig, fixed: Holdout, cache: Path
+) -> ModelScores:
+    weights = cache / f"challenger-{best.weights_sha256[:16]}.safetensors"
+    storage.download(best.weights_uri, weights)
+    seen = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if seen != best.weights_sha256:
+        raise DataError(f"{best.weights_uri} has digest {seen[:12]}, training recorded {best.weights_sha256[:12]}")
+    name = f"challenger, {best.spec.backbone}"
+    return _measure(storage, name, best.spec, weights, seen, config, fixed, cache)
+
+
+def _measure_champion(
+    storage: Storage,
+    tracking: "Tracking",
+    champion: "RegisteredVersion | None",
+    config: RunConfig,
+    fixed: Holdout,
+    cache: Path,
+) -> tuple[ModelScores | None, str | None]:
+    """Return the champion's scores, or why it can't be measured; what a retry may mend is raised."""
+    if champion is None:
+        return None, None
+    if champion.spec.preprocessing_sha256 != fixed.preprocessing_sha256:
+        return None, f"version {champion.version} was made for pixels that were prepared otherwise"
+    try:
+        weights = tracking.download_weights(champion, cache / f"champion-{champion.version}")
+        name = f"champion, version {champion.version}"
+        spec, digest = champion.spec, champion.weights_sha256
+        return _measure(storage, name, spec, weights, digest, config, fixed, cache), None
+    except BcError as error:
+        if error.retryable:
+            raise
+        return None, f"version {champion.version}: {error}"
+
+
+def _measure(
+    storage: Storage,
+    name: str,
+    spec: ModelSpec,
+    weights: Path,
+    weights_sha256: str,
+    config: RunConfig,
+    fixed: Holdout,
+    cache: Path,
+) -> ModelScores:
+    rows = fixed.manifest
+    pixels = fetch_pixels(storage, config.data_uri, rows, cache)
+    probabilities = score(load_model(spec, weights), spec, pixels, batch_size=config.evaluation.batch_size)
+    labels, point = rows["label"].to_numpy(dtype="int64"), spec.operating_point
+    return ModelScores(
+        name=name,
+        weights_sha256=weights_sha256,
+        spec=spec,
+        holdout_fingerprint=fixed.fingerprint,
+        scores=tuple(
+            ScoredImage(image_id=image_id, patient_id=patient_id, label=int(label), probability=float(probability))
+            for image_id, patient_id, label, probability in zip(
+                rows["image_id"], rows["patient_id"], labels, probabilities, strict=True
+            )
+        ),
+        metrics=metrics.intervals(
+            labels,
+            probabilities,
+            rows["patient_id"].to_numpy(dtype=str),
+            point,
+            num_resamples=config.evaluation.num_resamples,
+            confidence=config.evaluation.confidence,
+            seed=config.training.seed,
+        ),
+        confusion=metrics.confusion(labels, probabilities, point),
+    )
+
+
+def _flat(model: ModelScores) -> dict[str, float]:
+    values = {f"holdout_{name}": interval.value for name, interval in model.metrics.items()}
+    lows = {f"holdout_{name}_low": interval.low for name, interval in model.metrics.items()}
+    highs = {f"holdout_{name}_high": interval.high for name, interval in model.metrics.items()}
+    return values | lows | highs

@@ -1,0 +1,77 @@
+"""What an S3 server's refusal means, as one of our errors with a sentence that says what to do.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from bc_tasks.errors import AlreadyExists, BcError, ConfigError, InfrastructureError, ObjectNotFound
+
+Meaning = tuple[type[BcError], str]
+
+_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
+_NO_OBJECT: Meaning = (ObjectNotFound, "nothing is stored under {uri} at {address}")
+_OLD_TOKEN: Meaning = (ConfigError, "{address} says that the session token is invalid or expired: sign in again")
+_OTHER_REGION: Meaning = (
+    ConfigError,
+    "the bucket {bucket} is in another region than the one asked: set AWS_DEFAULT_REGION",
+)
+_DENIED: Meaning = (
+    ConfigError,
+    "{address} refuses {operation} on {uri}: grant that right (and s3:ListBucket, or missing objects are refused too)",
+)
+_CHANGED: Meaning = (InfrastructureError, "{uri} was changed or replaced since it was listed; list again")
+_TAKEN: Meaning = (AlreadyExists, "{uri} is there already")
+_OTHER: Meaning = (ConfigError, "{address} refuses {operation} on {uri}: {code}, {message}")
+_SPOILED: Meaning = (InfrastructureError, "{uri} arrived damaged at {address} ({code}); trying again can help")
+_BUSY: Meaning = (
+    InfrastructureError,
+    "{address} could not serve {operation} on {uri} now ({code}); trying again can help",
+)
+
+_MEANINGS: dict[str, Meaning] = {
+    "NoSuchBucket": (
+        ConfigError,
+        "the bucket {bucket} does not exist at {address}: create it, or correct the URI or AWS_ENDPOINT_URL_S3",
+    ),
+    "InvalidBucketName": (ConfigError, "{bucket} can't be the name of a bucket: correct the URI {uri}"),
+    "NoSuchKey": _NO_OBJECT,
+    "NoSuchVersion": _NO_OBJECT,
+    "404": _NO_OBJECT,
+    "InvalidAccessKeyId": (ConfigError, f"{{address}} doesn't know the access key: {_KEYS}"),
+    "SignatureDoesNotMatch": (ConfigError, f"the secret key doesn't fit the access key at {{address}}: {_KEYS}"),
+    "ExpiredToken": _OLD_TOKEN,
+    "InvalidToken": _OLD_TOKEN,
+    "TokenRefreshRequired": _OLD_TOKEN,
+    "RequestTimeTooSkewed": (ConfigError, "this machine's clock differs from that of {address}: set it, e.g. by NTP"),
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "403": _DENIED,
+    "301": _OTHER_REGION,
+    "PermanentRedirect": _OTHER_REGION,
+    "AuthorizationHeaderMalformed": _OTHER_REGION,
+    "NotImplemented": (ConfigError, "the server at {address} can't do {operation} as it is needed for {uri}"),
+    "BadDigest": _SPOILED,
+    "IncompleteBody": _SPOILED,
+    "XAmzContentChecksumMismatch": _SPOILED,
+    "ConditionalRequestConflict": _BUSY,
+    "OperationAborted": _BUSY,
+    "RequestTimeout": _BUSY,
+    "SlowDown": _BUSY,
+    "TooManyRequests": _BUSY,
+}
+
+
+def refused(code: str, message: str, status: int, *, operation: str, uri: str, address: str) -> BcError:
+    """Return our error for the `code`, `message` and HTTP `status` that the S3 server at `address` has answered."""
+    kind, sentence = _meaning(code, status, operation)
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    return kind(
+        sentence.format(address=address, bucket=bucket, code=code, message=message, operation=operation, uri=uri)
+    )
+
+
+def _meaning(code: str, status: int, operation: str) -> Meaning:
+    if code == "PreconditionFailed":
+        return _CHANGED if operation == "GetObject" else _TAKEN
+    if code in _MEANINGS:
+        return _MEANINGS[code]
+    return _BUSY if status >= 500 or status == 429 else _OTHER

@@ -1,0 +1,1 @@
+"""Fine-tuning and scoring: the only home of torch, timm and safetensors."""
