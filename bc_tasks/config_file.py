@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ConfigError
@@ -30,7 +31,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     return build_config(tree, overrides or {}, source=str(path))
 
@@ -41,18 +42,19 @@ def build_config(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, sourc
     Raises:
         ConfigError: a field is unknown or out of range; names each such field.
     """
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    merged = dict(tree)
     for path, value in overrides.items():
-        node = merged
-        *parents, leaf = path.split(".")
-        for parent in parents:
-            node[parent] = dict(node.get(parent, {}))
-            node = node[parent]
-        node[leaf] = value
+        merged = _with(merged, path.split("."), value)
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(f"{source} is refused:\n" + "\n".join(_complaints(error))) from error
+
+
+def _with(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    below = tree.get(name)
+    return {**tree, name: _with(below if isinstance(below, Mapping) else {}, rest, value) if rest else value}
 
 
 def apply_form(config: RunConfig, form: Mapping[str, Any]) -> RunConfig:
@@ -91,26 +93,33 @@ def _lookup(tree: dict[str, Any], path: str) -> Any:
 
 
 def _complaints(error: ValidationError) -> list[str]:
-    return [_complaint(tuple(item["loc"]), item) for item in error.errors()]
+    """Return a line for each refused field; where it may be of several kinds, with what each of them asks."""
+    by_field: dict[str, list[str]] = {}
+    for item in error.errors():
+        path, model = _field(item["loc"])
+        by_field.setdefault(path, []).append(_complaint(item, model))
+    return [f"  {path}: {'; or '.join(complaints)}" for path, complaints in by_field.items()]
 
 
-def _complaint(loc: tuple[int | str, ...], item: Any) -> str:
-    path = ".".join(str(part) for part in loc) or "(the whole)"
+def _complaint(item: ErrorDetails, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(loc[:-1]))
-        return f"  {path}: unknown key; known here: {known}"
-    seen = "" if item["type"] in ("missing", "value_error") else f", not {item['input']!r}"
-    return f"  {path}: {item['msg']}{seen}"
+        return f"unknown key; known here: {', '.join(model.model_fields)}"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    seen = "" if item["type"] == "missing" else f", not {repr(item['input'])[:80]}"
+    return item["msg"] + seen
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+def _field(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """Return the path of a field, without pydantic's names for the kinds it may be of, and the model it is in."""
     model: type[BaseModel] = RunConfig
-    for part in loc:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
+    for depth, part in enumerate(loc, start=1):
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ".".join(map(str, loc[:depth])), model
+        model = inner
+    return ".".join(map(str, loc)) or "the whole", model
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -127,5 +136,5 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         try:
             overrides[path.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            overrides[path.strip()] = text
+            overrides[path.strip()] = text.strip()
     return overrides

@@ -10,10 +10,21 @@ import pandas as pd
 from bc_tasks import manifest
 from bc_tasks.mammogram import QuarantineReason
 
-OF_THE_FILE = frozenset(
+OBJECT = ("etag", "version_id")
+"""What changes when an object is overwritten."""
+
+FACTS = ("label", "patient_id", "image_id", "view", "laterality", "site_id", "machine_id", "age", "density")
+"""What people say of an image."""
+
+FROM_BYTES = (
+    *("sha256", "source_width_px", "source_height_px", "was_inverted", *(f"tag_{name}" for name in manifest.TAGS)),
+    *("pixel_sha256", "grey_mean", "grey_std", "grey_min", "grey_max", "black_share", "shard_key", "shard_row"),
+)
+"""What is known of an image once its bytes were read, and stands as long as they do."""
+
+FAULTS_OF_BYTES = frozenset(
     {
         QuarantineReason.EMPTY_FILE,
-        QuarantineReason.TOO_LARGE,
         QuarantineReason.UNREADABLE,
         QuarantineReason.TRUNCATED,
         QuarantineReason.UNKNOWN_FORMAT,
@@ -24,122 +35,70 @@ OF_THE_FILE = frozenset(
         QuarantineReason.TOO_SMALL,
     }
 )
-"""Reasons that stand as long as the object's bytes do; the others are looked at anew each night."""
-
-OF_COMPARISON = frozenset(
-    {
-        QuarantineReason.DUPLICATE_CONTENT,
-        QuarantineReason.DUPLICATE_IMAGE_ID,
-        QuarantineReason.CONFLICTING_LABELS,
-        QuarantineReason.FAILED_EXPECTATION,
-    }
-)
-"""Reasons that come from comparing images with each other, or from validation."""
-
-FACTS = ("label", "patient_id", "image_id", "view", "laterality", "site_id", "machine_id", "age", "density")
-"""What people say of an image; a change of it is a revision."""
-
-PIXEL_COLUMNS = (
-    *("sha256", "source_width_px", "source_height_px", "was_inverted", "pixel_sha256"),
-    *("grey_mean", "grey_std", "grey_min", "grey_max", "black_share", "shard_key", "shard_row"),
-)
-"""What is known once the bytes were read."""
+"""Reasons that stand as long as the bytes do; the others, TOO_LARGE by the configuration's limits too, don't."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """Tonight's rows: `known` as they are, `to_read` still without pixels; and how they came about."""
+    """Tonight's rows: `known` with all that is to be known, `to_read` still without what their bytes say."""
 
     known: pd.DataFrame
     to_read: pd.DataFrame
-    new_keys: frozenset[str]
-    revised_keys: frozenset[str]
-    withdrawn_keys: frozenset[str]
+
+
+@dataclass(frozen=True)
+class News:
+    """Keys of the images that a candidate has more than the snapshot before, has changed, or has lost."""
+
+    new: frozenset[str]
+    revised: frozenset[str]
+    withdrawn: frozenset[str]
 
 
 def compare(inbox_rows: pd.DataFrame, waiting_batches: tuple[str, ...], base: pd.DataFrame) -> Delta:
-    """Compare the rows of the settled batches with the manifest before; rows of waiting batches stay as they were."""
-    wanted = manifest.conform(inbox_rows)
+    """Give the inbox's rows what is known of their bytes; rows of waiting batches stay as they were.
+
+    What people say of an image is taken from tonight's inbox alone, so a snapshot doesn't depend on how many nights
+    its images took to come.
+    """
+    tonight = manifest.conform(inbox_rows).set_index("key", drop=False)
     waits = base["batch"].isin(waiting_batches)
     before = base[~waits].set_index("key", drop=False)
-    after = wanted.set_index("key", drop=False)
-    in_both = after.index.intersection(before.index)
-    old, now = before.loc[in_both], after.loc[in_both]
-    same_bytes = _equal(old, now, "etag") & _equal(old, now, "version_id")
-    revised = in_both[~same_bytes | _facts_differ(old, now)]
-    carried = _carry(old[same_bytes], now[same_bytes])
-    rest = after.drop(index=carried.index)
+    both = tonight.index.intersection(before.index)
+    unchanged = both[_same(before.loc[both], tonight.loc[both], OBJECT)]
+    carried = _carry(before.loc[unchanged], tonight.loc[unchanged])
+    rest = tonight.drop(index=carried.index)
     readable = rest["quarantine_reason"].isna()
     return Delta(
         known=manifest.conform(pd.concat([base[waits], carried, rest[~readable]], ignore_index=True)),
         to_read=manifest.conform(rest[readable]),
-        new_keys=frozenset(after.index.difference(before.index)),
-        revised_keys=frozenset(revised),
-        withdrawn_keys=frozenset(before.index.difference(after.index)),
     )
 
 
-def _equal(old: pd.DataFrame, now: pd.DataFrame, column: str) -> "pd.Series[bool]":
-    a, b = old[column].astype("string").fillna(""), now[column].astype("string").fillna("")
-    return a == b
+def _carry(before: pd.DataFrame, tonight: pd.DataFrame) -> pd.DataFrame:
+    """Return tonight's rows of unchanged objects that were read before, with what was read."""
+    faulty = before["quarantine_reason"].isin(FAULTS_OF_BYTES)
+    read = before[before["shard_key"].notna() | faulty]
+    carried = tonight.loc[read.index].copy()
+    carried[list(FROM_BYTES)] = read[list(FROM_BYTES)]
+    sound = carried["quarantine_reason"].isna() & faulty.loc[read.index]
+    for column in ("quarantine_reason", "quarantine_detail"):
+        carried[column] = carried[column].mask(sound, read[column])
+    return carried
 
 
-def _facts_differ(old: pd.DataFrame, now: pd.DataFrame) -> "pd.Series[bool]":
-    """Say where people now say something else; what they leave out may have come from the file's own tags."""
-    differs = pd.Series(False, index=old.index)
-    for column in FACTS:
-        said = now[column].notna()
-        differs |= said & ~_equal(old, now, column)
-    inbox_now, inbox_before = _inbox_reason(now), _inbox_reason(old)
-    return differs | (inbox_now != inbox_before)
+def news(base: pd.DataFrame, candidate: pd.DataFrame) -> News:
+    """Compare a finished candidate with the manifest before; revised is what has other bytes or says anything else."""
+    before, after = base.set_index("key"), candidate.set_index("key")
+    both = after.index.intersection(before.index)
+    same = _same(before.loc[both], after.loc[both], (*OBJECT, *manifest.FINGERPRINT_COLUMNS))
+    return News(
+        new=frozenset(after.index.difference(before.index)),
+        revised=frozenset(both[~same]),
+        withdrawn=frozenset(before.index.difference(after.index)),
+    )
 
 
-def _inbox_reason(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Return why a row's place in the inbox or its label keeps it out, or an empty string."""
-    later = {*OF_THE_FILE, *OF_COMPARISON}
-    reason = rows["quarantine_reason"].fillna("")
-    return reason.where(~reason.isin(later), "")
-
-
-def _carry(old: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose bytes are known and unchanged: pixels as before, facts as people now say."""
-    unusable = old["quarantine_reason"].isin(OF_THE_FILE)
-    kept = old[old["shard_key"].notna() | unusable]
-    said = now.loc[kept.index]
-    merged = kept.copy()
-    for column in FACTS:
-        merged[column] = said[column].fillna(kept[column])
-    still = kept["quarantine_reason"].where(unusable.loc[kept.index])
-    merged["quarantine_reason"] = said["quarantine_reason"].fillna(still)
-    detail = kept["quarantine_detail"].where(unusable.loc[kept.index])
-    merged["quarantine_detail"] = said["quarantine_detail"].fillna(detail)
-    return merged
-
-
-def separate(rows: pd.DataFrame, earlier_keys: frozenset[str]) -> pd.DataFrame:
-    """Quarantine what can't stand beside the others: one content with two labels, copies, and doubled image ids.
-
-    Of copies, the one that was there before tonight stays, else the first by key.
-    """
-    result = rows.copy()
-    order = result.assign(is_new=~result["key"].isin(earlier_keys)).sort_values(["is_new", "key"]).index
-    _mark(result, _labels_conflict(result), QuarantineReason.CONFLICTING_LABELS, "the same image came with both labels")
-    for column, reason, detail in (
-        ("sha256", QuarantineReason.DUPLICATE_CONTENT, "the same file is there under another key"),
-        ("pixel_sha256", QuarantineReason.DUPLICATE_CONTENT, "the same picture is there in another file"),
-        ("image_id", QuarantineReason.DUPLICATE_IMAGE_ID, "another image has this image id"),
-    ):
-        usable = result.loc[order][result.loc[order, "quarantine_reason"].isna()]
-        _mark(result, usable[usable[column].duplicated()].index, reason, detail)
-    return result
-
-
-def _labels_conflict(rows: pd.DataFrame) -> pd.Index:
-    usable = rows[rows["quarantine_reason"].isna()]
-    num_labels = usable.groupby("pixel_sha256")["label"].transform("nunique")
-    return usable[num_labels > 1].index
-
-
-def _mark(rows: pd.DataFrame, index: pd.Index, reason: QuarantineReason, detail: str) -> None:
-    rows.loc[index, "quarantine_reason"] = reason.value
-    rows.loc[index, "quarantine_detail"] = detail
+def _same(before: pd.DataFrame, after: pd.DataFrame, columns: tuple[str, ...]) -> "pd.Series[bool]":
+    a, b = before[list(columns)], after[list(columns)]
+    return ((a == b).fillna(False) | (a.isna() & b.isna())).all(axis="columns")

@@ -21,7 +21,7 @@ def config_path() -> Path:
 
 
 def code_version() -> str:
-    """Return what names this code: BC_CODE_VERSION, else e.g. `0.1.0+057b06b`, with `.changed` for uncommitted edits."""
+    """Return what names this code: BC_CODE_VERSION, else e.g. `0.1.0+057b06b`, or `0.1.0+057b06b.changed`."""
     return os.environ.get("BC_CODE_VERSION") or version("bc-tasks") + _commit()
 
 

@@ -15,9 +15,10 @@ def of_manifest(frame: pd.DataFrame) -> str:
 
     Where the bytes are stored (keys, ETags, shards) does not count: a copied bucket is the same data.
     """
-    rows = manifest.usable(frame)[list(manifest.FINGERPRINT_COLUMNS)].astype("string").fillna("\0")
-    lines = sorted("\x1f".join(row) for row in rows.itertuples(index=False, name=None))
-    return hashlib.sha256("\x1e".join(lines).encode()).hexdigest()
+    rows = manifest.usable(frame)[list(manifest.FINGERPRINT_COLUMNS)].astype("string")
+    texts = rows.astype(object).where(rows.notna(), None)
+    lines = sorted(json.dumps(row) for row in texts.itertuples(index=False, name=None))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def of_mapping(values: Mapping[str, Any]) -> str:

@@ -3,13 +3,16 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from bc_tasks import delta, holdout, inbox, intake, manifest
-from bc_tasks.config import RunConfig
+from bc_tasks import delta, holdout, identity, inbox, intake, manifest
+from bc_tasks.config import RunConfig, ValidationConfig
 from bc_tasks.errors import ConfigError, DataError
 from bc_tasks.holdout import Holdout
+from bc_tasks.mammogram import Split
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.storage import Storage
 
@@ -25,11 +28,11 @@ class Choice:
 
 
 def create(storage: Storage, config: RunConfig, choice: Choice, *, now: datetime, executor: Executor) -> Holdout:
-    """Read the inbox, choose patients, and fix all their usable images as the holdout.
+    """Read the inbox, choose patients, and fix all their sound images as the holdout.
 
     Raises:
         ConfigError: a holdout is fixed already, or the choice names what isn't there.
-        DataError: no usable image, or only one label, is left.
+        DataError: no sound image, or only one label, is left.
     """
     holdout.refuse_second(storage, config.data_uri)
     seen = inbox.read(storage, config.data_uri, config.ingest, now)
@@ -38,12 +41,30 @@ def create(storage: Storage, config: RunConfig, choice: Choice, *, now: datetime
         raise ConfigError(f"batch {choice.batch or '(any)'} is not in the inbox; waiting: {list(seen.waiting_batches)}")
     to_read = delta.compare(rows, (), manifest.empty()).to_read
     read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
-    images = manifest.usable(delta.separate(read, earlier_keys=frozenset()))
+    images = manifest.usable(identity.separate(identity.complete(read), manifest.empty()))
+    images = _sound(images.assign(split=Split.HOLDOUT.value), config.validation)
     if images.empty:
         raise DataError("no image of the inbox can be used; see their reasons with a night's run")
     chosen = _patients(images, choice)
     fixed = images[images["patient_id"].isin(chosen)]
     return holdout.save(storage, config.data_uri, fixed, preprocessing_sha256(config.ingest.pixels), now)
+
+
+def _sound(images: pd.DataFrame, config: ValidationConfig) -> pd.DataFrame:
+    """Return the images that a night's validation would not set aside: a black one measures nothing."""
+    from bc_tasks.expectations import check  # Great Expectations takes seconds to import
+
+    with TemporaryDirectory() as docs:
+        findings = check(
+            manifest.conform(images),
+            config=config,
+            previous=manifest.empty(),
+            holdout_patient_ids=frozenset(),
+            holdout_source_stems=frozenset(),
+            docs_folder=Path(docs),
+            title="holdout",
+        )
+    return images[~images["key"].isin(findings.bad_rows)]
 
 
 def _patients(images: pd.DataFrame, choice: Choice) -> frozenset[str]:

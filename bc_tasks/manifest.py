@@ -46,6 +46,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("source_width_px", "Int64", False, "width of the image as stored in the object"),
     Column("source_height_px", "Int64", False, "height of the image as stored in the object"),
     Column("was_inverted", "boolean", False, "whether black and white were swapped when it was read"),
+    Column("tag_patient_id", "string", False, "patient id in the file's own tags (DICOM); null where it has none"),
+    Column("tag_view", "string", False, "view in the file's own tags"),
+    Column("tag_laterality", "string", False, "laterality in the file's own tags"),
+    Column("tag_age", "Float64", False, "age in the file's own tags, in years"),
     Column("pixel_sha256", "string", True, "digest of the uint8 pixels that training sees"),
     Column("grey_mean", "Float64", False, "mean grey value of those pixels, 0 to 255"),
     Column("grey_std", "Float64", False, "their standard deviation"),
@@ -59,6 +63,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 FINGERPRINT_COLUMNS = tuple(column.name for column in COLUMNS if column.in_fingerprint)
+TAGS = ("patient_id", "view", "laterality", "age")
+"""Columns that the file's own tags, kept under `tag_<name>`, fill where people say nothing."""
 
 
 def empty() -> pd.DataFrame:
@@ -86,7 +92,7 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
         }
     except (TypeError, ValueError) as error:
         raise DataError(f"a manifest value doesn't fit its column: {error}") from error
-    return pd.DataFrame(typed).sort_values("key", kind="stable").reset_index(drop=True)
+    return pd.DataFrame(typed).reset_index(drop=True).sort_values("key", kind="stable", ignore_index=True)
 
 
 def usable(manifest: pd.DataFrame) -> pd.DataFrame:

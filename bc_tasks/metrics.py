@@ -4,12 +4,11 @@
 that a bootstrap resample is a vector of weights and nothing is copied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bc_tasks.records import ConfusionMatrix, Interval
 
@@ -41,6 +40,40 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else NAN
 
 
+class Curve(NamedTuple):
+    """Weighted counts of images at or above each distinct score (K,), from the highest score down."""
+
+    true_positive: Floats
+    false_positive: Floats
+
+
+def _curve(labels: Ints, scores: Floats, weights: Floats) -> Curve:
+    order = np.argsort(-scores, kind="stable")
+    ranked, positive, weight = scores[order], labels[order] == 1, weights[order]
+    ends = _ends(ranked)
+    return Curve(np.cumsum(weight * positive)[ends], np.cumsum(weight * ~positive)[ends])
+
+
+def _ends(ranked: Floats) -> Ints:
+    """Return where each run of equal values ends."""
+    return np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+
+
+def _auc(curve: Curve) -> float:
+    """Return the area under the ROC curve by the trapezoidal rule, so that a tie counts one half."""
+    tp, fp = np.append(0, curve.true_positive), np.append(0, curve.false_positive)
+    return _ratio(float(np.diff(fp) @ (tp[1:] + tp[:-1])) / 2, float(tp[-1] * fp[-1]))
+
+
+def _average_precision(curve: Curve) -> float:
+    """Return the mean precision over the steps of recall, without interpolation."""
+    called = curve.true_positive + curve.false_positive
+    steps = np.diff(curve.true_positive, prepend=0)
+    risen = steps > 0
+    precisions = curve.true_positive[risen] / called[risen]
+    return _ratio(float(steps[risen] @ precisions), float(curve.true_positive[-1]))
+
+
 CALL_METRICS: dict[str, Callable[[Calls], float]] = {
     "recall": lambda n: _ratio(n.true_positive, n.true_positive + n.false_negative),
     "precision": lambda n: _ratio(n.true_positive, n.true_positive + n.false_positive),
@@ -51,10 +84,8 @@ CALL_METRICS: dict[str, Callable[[Calls], float]] = {
 """Metrics of the calls at the operating point."""
 
 SCORE_METRICS: dict[str, Callable[[Ints, Floats, Floats], float]] = {
-    "auc": lambda labels, scores, weights: float(roc_auc_score(labels, scores, sample_weight=weights)),
-    "average_precision": lambda labels, scores, weights: float(
-        average_precision_score(labels, scores, sample_weight=weights)
-    ),
+    "auc": lambda labels, scores, weights: _auc(_curve(labels, scores, weights)),
+    "average_precision": lambda labels, scores, weights: _average_precision(_curve(labels, scores, weights)),
     "brier": lambda labels, scores, weights: float(np.average((scores - labels) ** 2, weights=weights)),
 }
 """Metrics of the probabilities themselves, by (labels, probabilities, weights)."""
@@ -65,18 +96,19 @@ METRICS = (*CALL_METRICS, *SCORE_METRICS)
 def summarise(labels: npt.ArrayLike, probabilities: npt.ArrayLike, operating_point: float) -> dict[str, float]:
     """Return each metric of labels (N,) in {0, 1} and probabilities (N,); NaN where it is undefined.
 
-    An image is called cancer where its probability is at or above `operating_point`.
+    An image is called cancer where its probability is at or above `operating_point`. If a probability is not a finite
+    number, nothing can be said: all are NaN.
     """
     truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
     return _weighted(truth, scores, operating_point, np.ones(len(truth)))
 
 
 def _weighted(labels: Ints, scores: Floats, operating_point: float, weights: Floats) -> dict[str, float]:
+    if not np.isfinite(scores).all():
+        return dict.fromkeys(METRICS, NAN)
     calls = _calls(labels, scores >= operating_point, weights)
-    both_labels = 0 < calls.true_positive + calls.false_negative < sum(calls)
-    values = {name: metric(calls) for name, metric in CALL_METRICS.items()}
-    scored = {name: metric(labels, scores, weights) if both_labels else NAN for name, metric in SCORE_METRICS.items()}
-    return values | scored
+    of_calls = {name: metric(calls) for name, metric in CALL_METRICS.items()}
+    return of_calls | {name: metric(labels, scores, weights) for name, metric in SCORE_METRICS.items()}
 
 
 def confusion(labels: npt.ArrayLike, probabilities: npt.ArrayLike, operating_point: float) -> ConfusionMatrix:
@@ -87,20 +119,20 @@ def confusion(labels: npt.ArrayLike, probabilities: npt.ArrayLike, operating_poi
 
 
 def best_f1_operating_point(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Return the operating point in [0, 1] with the highest F1, midway to the next lower probability.
+    """Return the operating point with the highest F1 on labels (N,) and finite probabilities (N,) in [0, 1]; N > 0.
 
-    Of equally good ones it takes the lowest, which finds the most cancers. Fit it on tuning only.
+    It lies midway to the next lower probability; of equally good ones it is the lowest, which finds the most cancers.
+    Fit it on tuning only.
     """
     truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(truth[order])
-    f1 = 2 * hits / (np.arange(1, len(truth) + 1) + truth.sum())
-    ranked = scores[order]
-    last_of_its_value = np.append(ranked[1:] != ranked[:-1], True)
-    candidates = np.flatnonzero(last_of_its_value)
+    ranked, num_found = scores[order], np.cumsum(truth[order])
+    f1 = 2 * num_found / (np.arange(1, len(truth) + 1) + truth.sum())
+    candidates = _ends(ranked)
     best = candidates[np.flatnonzero(f1[candidates] == f1[candidates].max())[-1]]
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
-    return float((ranked[best] + below) / 2)
+    midway = (ranked[best] + below) / 2
+    return float(midway if midway > below else ranked[best])  # neighbouring numbers have no middle
 
 
 def intervals(
@@ -115,27 +147,28 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return each metric of N images with a percentile bootstrap interval over patients.
 
-    Images of one patient are alike, so patients are drawn, not images.
+    Images of one patient are alike, so patients are drawn, not images. Resamples in which a metric is undefined are
+    left out of its interval.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; cluster resampling
     as in Field & Welsh, J. R. Stat. Soc. B 69 (2007) 369-390.
     """
     truth, scores = np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
     values = summarise(truth, scores, operating_point)
-    resampled = _resample(truth, scores, np.asarray(patient_ids), operating_point, num_resamples, seed)
+    draws = _draws(np.asarray(patient_ids), num_resamples, seed)
+    rows = [_weighted(truth, scores, operating_point, weights) for weights in draws]
     tail = (1 - confidence) / 2
-    return {name: _interval(value, resampled[name], tail) for name, value in values.items()}
+    return {name: _interval(value, np.array([row[name] for row in rows]), tail) for name, value in values.items()}
 
 
-def _resample(
-    labels: Ints, scores: Floats, patient_ids: npt.NDArray[Any], operating_point: float, num_resamples: int, seed: int
-) -> dict[str, Floats]:
+def _draws(patient_ids: npt.NDArray[Any], num_resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield for each resample how often each image (N,) is in it."""
     _, patient = np.unique(patient_ids, return_inverse=True)
     num_patients = int(patient.max()) + 1
     generator = np.random.default_rng(seed)
-    draws = generator.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=num_resamples)
-    rows = [_weighted(labels, scores, operating_point, draw[patient].astype(np.float64)) for draw in draws]
-    return {name: np.array([row[name] for row in rows]) for name in METRICS}
+    for _ in range(num_resamples):
+        times_drawn = np.bincount(generator.integers(num_patients, size=num_patients), minlength=num_patients)
+        yield times_drawn[patient].astype(np.float64)
 
 
 def _interval(value: float, resampled: Floats, tail: float) -> Interval:

@@ -1,20 +1,23 @@
 """How an MLflow server is spoken to: its address, the time a call may take, and what its errors mean to us."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import requests
-from mlflow import MlflowClient  # noqa: TID253 - the lower half of tracking.py
-from mlflow import environment_variables as settings  # noqa: TID253 - the lower half of tracking.py
-from mlflow.exceptions import MlflowException  # noqa: TID253 - the lower half of tracking.py
-from mlflow.telemetry import set_telemetry_client  # noqa: TID253 - the lower half of tracking.py
+from mlflow import MlflowClient  # noqa: TID253 - a part of tracking.py
+from mlflow import environment_variables as settings  # noqa: TID253 - a part of tracking.py
+from mlflow.exceptions import MlflowException  # noqa: TID253 - a part of tracking.py
+from mlflow.telemetry import set_telemetry_client  # noqa: TID253 - a part of tracking.py
 
 from bc_tasks.errors import BcError, ConfigError, InfrastructureError, ObjectNotFound
 
-MAX_RETRIES = 10
-"""MLflow refuses more."""
+RUN_URI, BACKBONE, WEIGHTS_SHA256 = "bc.run_uri", "bc.backbone", "bc.weights_sha256"
+"""Tags by which a run, a model and a version are found again."""
+
+MAX_RETRIES = 10  # MLflow refuses more
 
 
 def address() -> str:
@@ -45,7 +48,12 @@ def connect(uri: str, timeout_seconds: int) -> MlflowClient:
     settings.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.set(1)
     settings.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(min(int(math.log2(timeout_seconds + 2)), MAX_RETRIES))
     settings.MLFLOW_ALLOW_PICKLE_DESERIALIZATION.set(False)
+    # A step's log says what the step has to say; MLflow's progress bars, links and reports of success add nothing.
     settings.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # minds that an environment of uv has no pip
+    # Requirements come from the trainer's record, not from a lock file in whatever folder this runs in.
     settings.MLFLOW_UV_AUTO_DETECT.set(False)
     # A hospital's night tells nobody outside that it ran; MLflow makes this client when it is imported.
     settings.MLFLOW_DISABLE_TELEMETRY.set(True)

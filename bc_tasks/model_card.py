@@ -6,16 +6,8 @@ from dataclasses import dataclass
 from bc_tasks.config import RegistryConfig
 from bc_tasks.records import Evaluation, Interval, ModelScores, Run, Snapshot, TrainedModel, Verdict
 
-TITLES = {
-    "recall": "recall",
-    "precision": "precision",
-    "specificity": "specificity",
-    "f1": "F1",
-    "accuracy": "accuracy",
-    "auc": "area under the ROC curve",
-    "average_precision": "average precision",
-    "brier": "Brier score (lower is better)",
-}
+TITLES = {"auc": "area under the ROC curve", "brier": "Brier score (lower is better)", "f1": "F1"}
+CELL_END = "&emsp;"  # MLflow draws tables without any space between their columns
 
 
 @dataclass(frozen=True)
@@ -33,27 +25,31 @@ def describe_model(config: RegistryConfig) -> str:
     """Say what the model is for, what its aliases mean, and how a version is called."""
     return f"""Calls cancer, or no cancer, on single mammograms. It is retrained as new labelled images arrive.
 
-Each version is the best model of one night, and passed the gate. The newest has the alias `{config.challenger_alias}`. \
-The alias `{config.champion_alias}` is given by a person only; every later night is measured against that version.
+Each version is the best model of one night, and passed the gate. The newest has the alias \
+`{config.challenger_alias}`. The alias `{config.champion_alias}` is given by a person only; every later night is \
+measured against that version.
 
 ```python
 model = mlflow.pyfunc.load_model("models:/{config.model_name}@{config.challenger_alias}")
 model.predict("mammogram.dcm")  # a path, an image's bytes, or a list of either: JPEG, PNG or DICOM
 ```
 
-The answer holds the probability of cancer, the call at the version's operating point, and that point. It is no diagnosis.
+The answer holds the probability of cancer, the call at the version's operating point, and that point. \
+It is no diagnosis.
 """
 
 
 def describe_version(night: Night) -> str:
-    """Say what this version is, how it compares with the champion, why the gate passed it, and what it was made of."""
-    name = night.run.run_uri.rsplit("/", 1)[1]
+    """Say how the version did, how it compares with the champion, why the gate passed it, and what it was made of."""
+    rules = [f"- {rule.sentence}" for rule in night.verdict.rules]
     return "\n\n".join(
         (
-            f"**{night.trained.spec.backbone}**, the best model of the night `{name}`. {_calls(night.evaluation.challenger)}",
+            night.verdict.summary,  # first and without markup: the list of versions shows its beginning as it stands
+            _calls(night.evaluation.challenger),
             _table(night.evaluation, night.run.config.evaluation.confidence),
-            f"**Verdict: {night.verdict.kind}.** {night.verdict.summary}",
-            "\n".join(f"- {rule.sentence}" for rule in night.verdict.rules),
+            f"**What the gate saw** ({night.verdict.kind})",
+            "\n".join(rules),
+            "**What it was made of**",
             _origin(night),
         )
     )
@@ -75,13 +71,19 @@ def _calls(model: ModelScores) -> str:
 def _table(evaluation: Evaluation, confidence: float) -> str:
     ours, champion = evaluation.challenger.metrics, evaluation.champion
     header = [f"holdout, with {confidence:.0%} intervals", "this version"]
-    rows = [[TITLES[name], _figure(metric)] for name, metric in ours.items()]
+    rows = [[TITLES.get(name, name.replace("_", " ")), _figure(metric)] for name, metric in ours.items()]
     if champion is not None:
         header += [f"champion, version {evaluation.champion_version}", "difference"]
         for row, (name, metric) in zip(rows, ours.items(), strict=True):
             theirs = champion.metrics[name]
             row += [_figure(theirs), f"{metric.value - theirs.value:+.3f}"]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (_spaced(header), ["---"] * len(header), *map(_spaced, rows))
+    )
+
+
+def _spaced(cells: list[str]) -> list[str]:
+    return [f"{cell}{CELL_END}" for cell in cells]
 
 
 def _figure(metric: Interval) -> str:
@@ -90,10 +92,10 @@ def _figure(metric: Interval) -> str:
 
 
 def _origin(night: Night) -> str:
-    trained, snapshot = night.trained, night.snapshot
+    trained, snapshot, holdout = night.trained, night.snapshot, night.evaluation.challenger.holdout_fingerprint
     return (
-        f"Made of snapshot {snapshot.number} (`{snapshot.fingerprint[:12]}`) with {trained.num_training_images:,} images "
-        f"for training and {trained.num_tuning_images:,} for tuning, at {trained.spec.image_size_px} px, "
-        f"from {trained.started_from}; epoch {trained.best_epoch} of {trained.num_epochs}; code `{night.run.code_version}`. "
-        f"Measured on holdout `{night.evaluation.challenger.holdout_fingerprint[:12]}`."
+        f"Snapshot {snapshot.number} (`{snapshot.fingerprint[:12]}`): {trained.num_training_images:,} images for "
+        f"training and {trained.num_tuning_images:,} for tuning, at {trained.spec.image_size_px} px. "
+        f"Started from {trained.started_from}; epoch {trained.best_epoch} of {trained.num_epochs} was the best. "
+        f"Run `{night.run.run_uri}`, code `{night.run.code_version}`, holdout `{holdout[:12]}`."
     )

@@ -2,7 +2,7 @@
 
     model/
     ├── served_model.py              what MLflow runs to load it
-    ├── code/bc_tasks/               the package as it was when the model was registered
+    ├── code/bc_tasks/               what it imports of this package, as it was when the model was registered
     ├── artifacts/model.safetensors  the weights, and spec.json beside them: all that training needs to go on
     ├── requirements.txt             the trainer's versions
     └── input_example.json           a phantom, so that the registry shows how the model is called
@@ -12,6 +12,8 @@ No torch is needed to write it, and no pickle to read it.
 
 import importlib.metadata
 import io
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,33 +35,43 @@ SERVING_PACKAGES = (
     "pydicom",
     "python-gdcm",
     "safetensors",
+    "scipy",
     "timm",
     "torch",
     "torchvision",
 )
 """What `served_model.py` and all that it imports need."""
 
+NOT_SERVED = ("__pycache__", "embedded", "orchestration", "steps", "storage", "*.html")
+"""Parts of this package that have nothing to do with calling a model."""
+
 
 def write_package(folder: Path, trained: TrainedModel, weights: Path, mlflow_model: Any) -> None:
-    """Write the model into `folder`, which must not exist yet; `mlflow_model` carries its id and its run."""
-    import mlflow.pyfunc  # noqa: PLC0415 - heavy
-    from mlflow.models import ModelSignature  # noqa: PLC0415 - heavy
-    from mlflow.types import ColSpec, Schema  # noqa: PLC0415 - heavy
+    """Write the model into `folder`, which must not exist yet; `weights` is a file named `WEIGHTS_FILE`.
 
-    package = Path(bc_tasks.__file__).parent
-    # The input column has no name: MLflow then also takes one path, or a list of bytes, and no frame around it.
+    `mlflow_model` carries the ids under which MLflow knows the model and its run.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    # The input column has no name: MLflow then also takes one path, or a list of bytes, without a frame around it.
     inputs = Schema([ColSpec("binary")])
     outputs = Schema([ColSpec("double", "probability"), ColSpec("long", "call"), ColSpec("double", "operating_point")])
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        mlflow_model=mlflow_model,
-        python_model=str(package / "served_model.py"),
-        code_paths=[str(package)],
-        artifacts={"weights": str(weights), "spec": str(spec)},
-        signature=ModelSignature(inputs, outputs),
-        input_example=pd.DataFrame({"image": [phantom()]}),
-        pip_requirements=requirements(trained.environment.packages),
-    )
+    with tempfile.TemporaryDirectory() as parts:
+        code, spec = Path(parts) / "bc_tasks", Path(parts) / SPEC_FILE
+        shutil.copytree(Path(bc_tasks.__file__).parent, code, ignore=shutil.ignore_patterns(*NOT_SERVED))
+        spec.write_text(trained.spec.model_dump_json(indent=1), encoding="utf-8")
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            mlflow_model=mlflow_model,
+            python_model=str(code / "served_model.py"),
+            code_paths=[str(code)],
+            artifacts={"weights": str(weights), "spec": str(spec)},
+            signature=ModelSignature(inputs, outputs),
+            input_example=pd.DataFrame({"image": [phantom()]}),
+            pip_requirements=requirements(trained.environment.packages),
+        )
 
 
 def requirements(trained_with: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run's folder: where its records are read and written."""
+"""A folder of records, such as a run's: where they are read and written."""
 
 from typing import TypeVar
 
@@ -36,7 +36,14 @@ def read(storage: Storage, run_uri: str, kind: type[R], file_name: str | None = 
         raise DataError(f"{join(run_uri, name)} is no {kind.__name__} record: {error}") from error
 
 
-def write(storage: Storage, run_uri: str, record: Record) -> None:
-    """Write a record: the commit mark of its step, so write it last."""
+def write(
+    storage: Storage, run_uri: str, record: Record, *, file_name: str | None = None, if_absent: bool = False
+) -> None:
+    """Write a record: the commit mark of its step, so write it last; with `if_absent`, only where none is.
+
+    Raises:
+        AlreadyExists: `if_absent`, and somebody else was first.
+    """
     data = record.model_dump_json(indent=1).encode()
-    storage.write(join(run_uri, record.file_name), data, content_type="application/json")
+    uri = join(run_uri, file_name or record.file_name)
+    storage.write(uri, data, content_type="application/json", if_absent=if_absent)

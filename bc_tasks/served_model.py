@@ -26,16 +26,18 @@ from bc_tasks.errors import ImageError
 from bc_tasks.records import ModelSpec
 
 BATCH_IMAGES = 16
+# Bytes come without a name, so without one that could be wrong; what starts otherwise is refused by its content.
+NAMES_BY_START = ((b"\xff\xd8", "image.jpg"), (b"\x89PNG", "image.png"), (b"", "image.dcm"))
 # Set by MLflow's own scoring server: there, a caller far away must not name files of this machine.
 SERVER_MARK = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 
-class ServedModel(PythonModel):
+class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
     """Turns images into probabilities and calls, by the very code that measured the model on the holdout."""
 
     def load_context(self, context: Any) -> None:
         """Load the weights and the specification that lie in this version."""
-        from bc_tasks.training import scoring  # noqa: PLC0415 - torch, see above
+        from bc_tasks.training.scoring import load_model, score
 
         self.spec = ModelSpec.model_validate_json(Path(context.artifacts["spec"]).read_bytes())
         self.pixels_config = PixelsConfig(
@@ -44,8 +46,8 @@ class ServedModel(PythonModel):
             correct_inverted=self.spec.correct_inverted,
         )
         _check_preprocessing(self.spec, self.pixels_config)
-        self.score = scoring.score
-        self.model = scoring.load_model(self.spec, Path(context.artifacts["weights"]))
+        self.score = score
+        self.model = load_model(self.spec, Path(context.artifacts["weights"]))
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Return probability of cancer (0 to 1), call (1: cancer) and operating point for each row's image.
@@ -76,7 +78,7 @@ class ServedModel(PythonModel):
                 data, name=name, config=self.pixels_config, max_source_pixels=IngestConfig().max_source_pixels
             )
         except ImageError as error:
-            raise _refusal(row, f"{name or 'the image'} can't be used: {error}") from error
+            raise _refusal(row, f"{name} can't be used: {error}") from error
         return decoded.pixels
 
 
@@ -84,15 +86,15 @@ def _check_preprocessing(spec: ModelSpec, config: PixelsConfig) -> None:
     seen = pixels.preprocessing_sha256(config)
     if seen != spec.preprocessing_sha256:
         raise MlflowException(
-            f"the bc_tasks at {Path(pixels.__file__).parent} prepares images in another way ({seen[:12]}) than the model "
-            f"was trained with ({spec.preprocessing_sha256[:12]}): load the model in a process that hasn't imported "
+            f"the code in {Path(pixels.__file__).parent} prepares images otherwise ({seen[:12]}) than the model was "
+            f"trained with ({spec.preprocessing_sha256[:12]}): load the model in a process that has not imported "
             "bc_tasks yet, so that it takes its own"
         )
 
 
 def _read(row: int, image: Any) -> tuple[bytes, str]:
     if isinstance(image, bytes):
-        return image, ""
+        return image, next(name for start, name in NAMES_BY_START if image.startswith(start))
     if not isinstance(image, str | os.PathLike):
         raise _refusal(row, f"a {type(image).__name__} is neither an image's bytes nor a path")
     if SERVER_MARK in os.environ:

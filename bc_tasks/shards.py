@@ -13,7 +13,7 @@ Images = npt.NDArray[np.uint8]
 
 def pixel_sha256(pixels: Images) -> str:
     """Return the digest of one image's pixels (S, S), whatever file they came from."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def shard_key(preprocessing_sha256: str, pixel_digests: Sequence[str]) -> str:
@@ -24,9 +24,11 @@ def shard_key(preprocessing_sha256: str, pixel_digests: Sequence[str]) -> str:
 
 def pack(images: Sequence[Images]) -> bytes:
     """Serialise images of one size (S, S) as a .npy array (N, S, S) of uint8."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.stack(images), allow_pickle=False)
-    return buffer.getvalue()
+    header = io.BytesIO()
+    shape = (len(images), *images[0].shape)
+    np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+    # Not np.save, which would copy the images, a hundred megabytes, twice more.
+    return b"".join([header.getvalue(), *(np.ascontiguousarray(image).data for image in images)])
 
 
 def open_shard(path: Path) -> Images:

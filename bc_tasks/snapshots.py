@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from bc_tasks import fingerprint, manifest
+from bc_tasks import fingerprint, manifest, runs
 from bc_tasks.errors import AlreadyExists, DataError, InfrastructureError
 from bc_tasks.records import Counts, Snapshot
 from bc_tasks.storage import Storage, join
@@ -17,13 +17,17 @@ def folder_uri(data_uri: str, number: int) -> str:
 
 def latest(storage: Storage, data_uri: str) -> Snapshot | None:
     """Return the last committed snapshot, or None where there is none yet."""
-    marks = [item.uri for item in storage.list(join(data_uri, "snapshots") + "/") if item.uri.endswith(f"/{MARK}")]
-    return Snapshot.model_validate_json(storage.read(max(marks))) if marks else None
+    folders = [
+        item.uri.removesuffix(f"/{MARK}")
+        for item in storage.list(join(data_uri, "snapshots"))
+        if item.uri.endswith(f"/{MARK}")
+    ]
+    return runs.read(storage, max(folders), Snapshot, MARK) if folders else None
 
 
 def by_number(storage: Storage, data_uri: str, number: int) -> Snapshot:
     """Return a committed snapshot by its number."""
-    return Snapshot.model_validate_json(storage.read(join(folder_uri(data_uri, number), MARK)))
+    return runs.read(storage, folder_uri(data_uri, number), Snapshot, MARK)
 
 
 def read_manifest(storage: Storage, snapshot: Snapshot) -> pd.DataFrame:
@@ -68,6 +72,7 @@ def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataF
 
     Raises:
         InfrastructureError: another run committed the same number meanwhile; a retry sees its snapshot.
+        DataError: the candidate was compared with another snapshot than the last.
     """
     content = fingerprint.of_manifest(frame)
     last = latest(storage, data_uri)
@@ -75,7 +80,13 @@ def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataF
         not candidate.has_news or (last.base_number, last.fingerprint) == (candidate.base_number, content)
     ):
         return last
-    number = (last.number or 0) + 1 if last else 1
+    last_number = last.number if last else None
+    if last_number != candidate.base_number:
+        raise DataError(
+            f"this run was prepared against snapshot {candidate.base_number}, but another run has committed "
+            f"{last_number} meanwhile; nothing is lost: start a new run"
+        )
+    number = (last_number or 0) + 1
     folder = folder_uri(data_uri, number)
     committed = candidate.model_copy(
         update={
@@ -86,9 +97,8 @@ def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataF
         }
     )
     storage.write(committed.manifest_uri, manifest.to_parquet(frame))
-    mark = committed.model_dump_json(indent=1).encode()
     try:
-        storage.write(join(folder, MARK), mark, content_type="application/json", if_absent=True)
+        runs.write(storage, folder, committed, file_name=MARK, if_absent=True)
     except AlreadyExists as error:
         raise InfrastructureError(f"another run committed {folder} at the same time; try this step again") from error
     return committed

@@ -4,41 +4,24 @@ A run, a model or a version is found again by the `bc.run_uri` that it carries, 
 remembers: a step that is tried again goes on where it stopped, and nothing is made twice.
 """
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
 
-from bc_tasks import mlflow_client, model_version
+from bc_tasks import mlflow_client, model_registration, model_version
 from bc_tasks.config import RegistryConfig
-from bc_tasks.errors import BcError, ConfigError, DataError, ObjectNotFound
-from bc_tasks.mlflow_client import asking, if_missing, sent_once
+from bc_tasks.errors import BcError, ConfigError
+from bc_tasks.mlflow_client import BACKBONE, RUN_URI, asking, if_missing, sent_once
 from bc_tasks.model_card import Night
-from bc_tasks.model_package import SPEC_FILE, WEIGHTS_FILE
-from bc_tasks.model_version import BACKBONE, RUN_URI, WEIGHTS_SHA256
-from bc_tasks.records import Evaluation, ModelSpec, RegisteredModel, Run, Snapshot, TrainedModel, Verdict
-
-
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version in the registry, with what is needed to score it again."""
-
-    version: str
-    model_uri: str
-    mlflow_run_id: str
-    tags: Mapping[str, str]
-    spec: ModelSpec
-    weights_sha256: str
+from bc_tasks.model_version import RegisteredVersion
+from bc_tasks.records import Evaluation, RegisteredModel, Run, Snapshot, TrainedModel, Verdict
 
 
 @dataclass(frozen=True)
@@ -148,13 +131,12 @@ class Tracking:
         """Return the version that a person promoted; None where nobody has promoted one yet.
 
         Raises:
-            DataError: the champion is no version of ours, or its specification can't be read.
-            ObjectNotFound: its files are gone.
+            DataError: there is a champion, but it is none of ours, or its specification can't be read.
+            ObjectNotFound: there is a champion, but its specification is gone.
         """
         with asking("look up the champion", self.uri):
             version = self._aliases().get(self.config.champion_alias)
-            found = self.client.get_model_version(self.config.model_name, version) if version else None
-        return self._read_version(found) if found else None
+            return model_version.read(self.client, self.config.model_name, version) if version else None
 
     def _aliases(self) -> dict[str, str]:
         # Asked by name: a search leaves out what this user may not see, and a hidden champion must not look like none.
@@ -166,58 +148,15 @@ class Tracking:
             raise
         return {alias: str(version) for alias, version in aliases.items()}
 
-    def _read_version(self, found: Any) -> RegisteredVersion:
-        title = f"version {found.version} of {found.name}"
-        if WEIGHTS_SHA256 not in found.tags:
-            raise DataError(f"{title} has no tag {WEIGHTS_SHA256}: it was not registered by this system")
-        with tempfile.TemporaryDirectory() as folder:
-            spec = self._fetch(found.version, SPEC_FILE, Path(folder)).read_bytes()
-        try:
-            return RegisteredVersion(
-                version=str(found.version),
-                model_uri=self._model_uri(found.version),
-                mlflow_run_id=found.run_id,
-                tags=dict(found.tags),
-                spec=ModelSpec.model_validate_json(spec),
-                weights_sha256=found.tags[WEIGHTS_SHA256],
-            )
-        except ValidationError as error:
-            raise DataError(f"the {SPEC_FILE} of {title} is no model specification: {error}") from error
-
     def download_weights(self, version: RegisteredVersion, folder: Path) -> Path:
-        """Download a version's weights, and check that they are those that were registered.
+        """Download a version's weights into `folder`, and check that they are those that were registered.
 
         Raises:
             DataError: they are not.
             ObjectNotFound: they are gone.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        path = self._fetch(version.version, WEIGHTS_FILE, folder)
-        with path.open("rb") as file:
-            seen = file_digest(file, "sha256").hexdigest()
-        if seen != version.weights_sha256:
-            path.unlink()
-            raise DataError(
-                f"the weights of version {version.version} were changed after it was registered: their digest is "
-                f"{seen[:12]}, the version says {version.weights_sha256[:12]}; promote another version"
-            )
-        return path
-
-    def _fetch(self, version: str, file_name: str, folder: Path) -> Path:
-        files = f"{self._model_uri(version)}/artifacts"
-        with asking(f"download {file_name} of version {version}", self.uri):
-            listed = mlflow.artifacts.list_artifacts(artifact_uri=files, tracking_uri=self.uri)
-            # Asked first, because MLflow calls a missing file a server's error, which would be tried again and again.
-            if f"artifacts/{file_name}" not in {item.path for item in listed}:
-                raise ObjectNotFound(f"version {version} of {self.config.model_name} has lost its {file_name}")
-            return Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{files}/{file_name}", dst_path=str(folder), tracking_uri=self.uri
-                )
-            )
-
-    def _model_uri(self, version: str) -> str:
-        return f"models:/{self.config.model_name}/{version}"
+        with asking(f"download the weights of {version.model_uri}", self.uri):
+            return model_version.download_weights(version, folder)
 
     def register(
         self,
@@ -239,8 +178,8 @@ class Tracking:
         """
         night = Night(run, trained, evaluation, verdict, snapshot)
         with asking(f"register the model of {run.run_uri}", self.uri):
-            there = model_version.find(self.client, self.config.model_name, night)
-            version = there or model_version.create(self.client, self.config, self._experiment_id, night, weights)
+            there = model_registration.find(self.client, self.config.model_name, night)
+            version = there or model_registration.create(self.client, self.config, self._experiment_id, night, weights)
             self._point_challenger_at(version)
             found = self.client.get_model_version(self.config.model_name, version)
         return RegisteredModel(
@@ -248,7 +187,7 @@ class Tracking:
             version=version,
             aliases=tuple(found.aliases),
             mlflow_run_id=found.run_id,
-            model_uri=self._model_uri(version),
+            model_uri=model_version.uri(self.config.model_name, version),
             was_there_already=there is not None,
         )
 

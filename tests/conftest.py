@@ -72,10 +72,16 @@ def mlflow_environment(embedded_mlflow: EmbeddedMlflow, monkeypatch: pytest.Monk
     return environment
 
 
+@pytest.fixture(scope="session")
+def _storage(embedded_s3: EmbeddedS3) -> Storage:
+    """The one client of the session: each costs a tenth of a second."""
+    return open_storage(environment=embedded_s3.environment())
+
+
 @pytest.fixture
-def storage(s3_environment: dict[str, str]) -> Storage:
-    """Storage that speaks to the embedded S3, and to `file://`."""
-    return open_storage(environment=s3_environment)
+def storage(_storage: Storage, s3_environment: dict[str, str]) -> Storage:  # noqa: ARG001  # for what reads the environment
+    """Storage that speaks to the embedded S3, and to `file://`; the environment points there too."""
+    return _storage
 
 
 @pytest.fixture

@@ -22,13 +22,17 @@ def main() -> None:
     import airflow.executors.local_executor
     import airflow.jobs.dag_processor_job_runner
     import airflow.jobs.scheduler_job_runner
-    import airflow.jobs.triggerer_job_runner  # noqa: F401  # here, so that they are imported once
+    import airflow.jobs.triggerer_job_runner  # noqa: F401  # here, so that it is imported once
     from airflow.utils import db
+
+    import bc_tasks.storage  # noqa: F401  # the same, for the tasks, which the scheduler forks
 
     db.initdb()
     names = {_fork(command): command[0] for command in COMPONENTS}
     pid, status = os.wait()
-    print(f"Airflow's {names[pid]} has ended ({os.waitstatus_to_exitcode(status)}); ending the others")
+    code = os.waitstatus_to_exitcode(status)
+    sys.stdout.write(f"Airflow's {names[pid]} has ended with exit code {code}; ending the others\n")
+    sys.stdout.flush()
     os.killpg(0, signal.SIGTERM)
 
 

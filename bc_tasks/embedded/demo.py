@@ -1,6 +1,5 @@
 """`make demo`: a season of four nights on this machine, through a real Airflow, S3 and MLflow."""
 
-import os
 import shutil
 import signal
 import time
@@ -24,9 +23,10 @@ from bc_tasks import runs
 from bc_tasks.config import RunConfig
 from bc_tasks.config_file import load_config
 from bc_tasks.embedded import demo_data, phantoms, processes, stack
+from bc_tasks.embedded.airflow_api import ENDED, AirflowApi
 from bc_tasks.embedded.demo_data import Deal
 from bc_tasks.embedded.stack import Stack
-from bc_tasks.errors import InfrastructureError, RecordMissing
+from bc_tasks.errors import ConfigError, InfrastructureError, RecordMissing
 from bc_tasks.holdout_creation import Choice, create
 from bc_tasks.records import Evaluation, ModelScores, Record, RegisteredModel, Snapshot, Verdict
 from bc_tasks.storage import Storage, join, open_storage
@@ -38,6 +38,8 @@ NUM_PHANTOM_PATIENTS = 330
 FIRST_SHARE = {"phantoms": 0.15, "own images": 0.5}
 NIGHT_SECONDS = 3600.0
 POLL_SECONDS = 1.0
+MADE_BY_DEMO = "made-by-bc-demo"
+TASK_ENDED = ("success", "failed", "skipped", "upstream_failed")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Outcome:
     """How a night went."""
 
     night: Night
+    run_id: str
     run_uri: str
     state: str
     seconds: float
@@ -88,23 +91,31 @@ def run(state: Path, *, config_path: Path, images: Path | None, stay: bool, cons
 
     `images` is a folder of one's own images; None makes phantoms. With `stay`, the servers run on until Ctrl-C.
     """
-    processes.refuse_second("the demo", state)
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True)
     config = load_config(config_path)
+    _make_fresh(state)
     with _ended_by_signals(), stack.running(state, config_path=config_path, say=console.print) as servers:
-        os.environ.update(servers.s3.environment())  # this process is a client of the same store
-        storage = open_storage(config.storage)
-        deal = _deal(storage, state / "images", images, console)
-        _fix_holdout(storage, config, deal.holdout, console)
-        outcomes = _season(servers, storage, config, deal, console)
-        _tell(outcomes, storage, servers, console)
+        storage = open_storage(config.storage, servers.s3.environment())
+        dealt = deal_images(storage, state / "images", images, console)
+        fix_holdout(storage, config, dealt.holdout, console)
+        outcomes = season(servers, storage, config, dealt, console)
+        tell(outcomes, storage, servers, console)
         if stay:
             _wait_for_the_end(state, console)
     return all(outcome.state == outcome.night.ends for outcome in outcomes)
 
 
-def _deal(storage: Storage, scratch: Path, images: Path | None, console: Console) -> Deal:
+def _make_fresh(state: Path) -> None:
+    """Empty the state folder, but only one that a demo has made."""
+    processes.refuse_second("the demo", state)
+    if state.exists() and any(state.iterdir()) and not (state / MADE_BY_DEMO).exists():
+        raise ConfigError(f"{state} holds something that no demo has made; name an empty or a new folder with --state")
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    (state / MADE_BY_DEMO).touch()
+
+
+def deal_images(storage: Storage, scratch: Path, images: Path | None, console: Console) -> Deal:
+    """Return the images of the season, one's own or phantoms, dealt out by patient."""
     folder = images
     if folder is None:
         console.print(f"drawing mammogram phantoms of {NUM_PHANTOM_PATIENTS} patients")
@@ -113,7 +124,8 @@ def _deal(storage: Storage, scratch: Path, images: Path | None, console: Console
     return demo_data.deal(storage, folder, scratch / "source", FIRST_SHARE["own images" if images else "phantoms"])
 
 
-def _fix_holdout(storage: Storage, config: RunConfig, rows: pd.DataFrame, console: Console) -> None:
+def fix_holdout(storage: Storage, config: RunConfig, rows: pd.DataFrame, console: Console) -> None:
+    """Deliver the holdout's images to the inbox and fix their patients as the holdout."""
     demo_data.deliver(storage, rows, _batch_uri(config, "2025-12-holdout"))
     choice = Choice(patient_ids=frozenset(rows["patient_id"]))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
@@ -125,43 +137,47 @@ def _batch_uri(config: RunConfig, batch: str) -> str:
     return join(config.data_uri, config.ingest.inbox_prefix.rstrip("/"), batch)
 
 
-def _season(servers: Stack, storage: Storage, config: RunConfig, deal: Deal, console: Console) -> list[Outcome]:
+def season(servers: Stack, storage: Storage, config: RunConfig, deal: Deal, console: Console) -> list[Outcome]:
+    """Run the nights through the scheduler, one after the other, and return how each went."""
+    airflow = servers.airflow.api()
+    airflow.wait_for_dag(DAG_ID)
+    airflow.unpause(DAG_ID)
     outcomes = []
     for number, night in enumerate(NIGHTS, start=1):
         console.rule(f"night {number} of {len(NIGHTS)}: {night.title}")
         if night.deliver:
             night.deliver(storage, deal, _batch_uri(config, night.batch))
-        outcome = _run_night(servers, config, number, night, console)
+        outcome = _run_night(airflow, config, night, console)
         outcomes.append(outcome)
         if number == 1 and outcome.state == "success":
             _promote_as_a_reviewer(servers, storage, config, outcome, console)
     return outcomes
 
 
-def _run_night(servers: Stack, config: RunConfig, number: int, night: Night, console: Console) -> Outcome:
-    run_id = f"demo-night-{number}"
+def _run_night(airflow: AirflowApi, config: RunConfig, night: Night, console: Console) -> Outcome:
     began = time.monotonic()
-    servers.airflow.trigger(DAG_ID, run_id=run_id)
+    run_id = airflow.trigger(DAG_ID)
     shown: set[str] = set()
     with console.status("waiting for the scheduler") as status:
-        while (state := servers.airflow.run_state(DAG_ID, run_id)) not in ("success", "failed"):
+        while (run := airflow.run(DAG_ID, run_id)).state not in ENDED:
             if time.monotonic() - began > NIGHT_SECONDS:
-                raise InfrastructureError(
-                    f"{run_id} is still {state} after {NIGHT_SECONDS:.0f} s; see {servers.airflow.url}"
-                )
-            _show_tasks(servers, run_id, shown, console, status)
+                raise InfrastructureError(f"{run_id} is {run.state} after {NIGHT_SECONDS:.0f} s: {shown} have ended")
+            _show_tasks(airflow.task_states(DAG_ID, run_id), time.monotonic() - began, shown, console, status)
             time.sleep(POLL_SECONDS)
-        _show_tasks(servers, run_id, shown, console, status)
-    return Outcome(night, join(config.data_uri, "runs", run_id), state, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    _show_tasks(airflow.task_states(DAG_ID, run_id), seconds, shown, console, status)
+    note = airflow.run(DAG_ID, run_id).note
+    console.print(f"  {run.state}: {note or 'no note'}", highlight=False)
+    return Outcome(night, run_id, join(config.data_uri, "runs", runs.to_run_name(run_id)), run.state, seconds)
 
 
-def _show_tasks(servers: Stack, run_id: str, shown: set[str], console: Console, status: Status) -> None:
-    for task in servers.airflow.tasks(DAG_ID, run_id):
-        if task.state == "running":
-            status.update(f"{task.name} is running")
-        elif task.state in ("success", "failed", "skipped") and task.name not in shown:
-            shown.add(task.name)
-            console.print(f"  {task.name:<28} {task.state:<8} {task.seconds:6.0f} s", highlight=False)
+def _show_tasks(states: dict[str, str], seconds: float, shown: set[str], console: Console, status: Status) -> None:
+    for name, state in states.items():
+        if state == "running":
+            status.update(f"{name} is running")
+        elif state in TASK_ENDED and name not in shown:
+            shown.add(name)
+            console.print(f"  {seconds:4.0f} s  {name:<28} {state}", highlight=False)
 
 
 def _promote_as_a_reviewer(
@@ -175,7 +191,8 @@ def _promote_as_a_reviewer(
     console.print(f"a reviewer promotes version {registered.version} to champion (here: the demo, in your place)")
 
 
-def _tell(outcomes: list[Outcome], storage: Storage, servers: Stack, console: Console) -> None:
+def tell(outcomes: list[Outcome], storage: Storage, servers: Stack, console: Console) -> None:
+    """Print the table of the nights, and where to look further."""
     table = Table(title="The nights")
     for heading in ("night", "new images", "quarantined", "challenger", "champion", "outcome", "seconds"):
         table.add_column(heading, justify="right" if heading in ("new images", "quarantined", "seconds") else "left")

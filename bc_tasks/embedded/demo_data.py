@@ -55,7 +55,7 @@ def _read(storage: Storage, folder: Path, scratch: Path) -> pd.DataFrame:
         raise ConfigError(f"{folder} is no folder; name one with labels.csv, or with the class folders 0 and 1")
     shutil.copytree(folder, scratch / "inbox" / "all")
     config = IngestConfig(settle_minutes=0)
-    seen = inbox.read(storage, scratch.resolve().as_uri(), config, datetime.now(UTC))
+    seen = inbox.read(storage, f"file://{scratch.resolve()}", config, datetime.now(UTC))
     rows = seen.rows[seen.rows["quarantine_reason"].isna()].copy()
     rows["patient_id"] = rows["patient_id"].fillna(rows["source_stem"])
     rows["uri"] = [seen.objects[key].uri for key in rows["key"]]

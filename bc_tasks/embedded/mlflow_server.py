@@ -3,6 +3,7 @@
 Source: MLflow 3.17.2, `mlflow server --help` and `mlflow/environment_variables.py`.
 """
 
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -15,12 +16,13 @@ from bc_tasks.embedded import processes
 from bc_tasks.embedded.seaweedfs import EmbeddedS3
 from bc_tasks.errors import InfrastructureError
 
-READY_WITHIN_SECONDS = 180  # two imports of MLflow and the making of its tables, on a busy laptop
+DATABASE = "mlflow.db"
+READY_WITHIN_SECONDS = 240  # two imports of MLflow and the making of its tables, on a busy laptop
 SERVER_ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner is nine more processes and 1.5 GB, for GenAI
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job runner is eight more processes and 1.8 GB, for GenAI
 }
 
 
@@ -53,15 +55,14 @@ def start(state: Path, s3: EmbeddedS3, *, bucket: str = "mlflow") -> EmbeddedMlf
     """
     processes.refuse_second("MLflow", state)
     state.mkdir(parents=True, exist_ok=True)
-    database = f"sqlite:///{state.resolve() / 'mlflow.db'}"
-    _upgrade(state, database)
+    upgrade(state)
     port = _port(state / "port")
     tracking_uri = f"http://127.0.0.1:{port}"
     service = processes.start(
         "mlflow",
         [
             *(sys.executable, "-m", "mlflow", "server"),
-            *("--backend-store-uri", database),
+            *("--backend-store-uri", _uri(state / DATABASE)),
             *("--artifacts-destination", f"s3://{bucket}"),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
             *("--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"),
@@ -83,15 +84,25 @@ def _port(path: Path) -> int:
     return port
 
 
-def _upgrade(state: Path, database: str) -> None:
-    """Bring the database of another MLflow version up to this one; the server refuses it otherwise."""
-    made_by = state / "mlflow.version"
-    if made_by.exists() and made_by.read_text() != version("mlflow"):
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", database]
+def upgrade(state: Path) -> None:
+    """Bring a database that another MLflow version made up to this one, after a copy; the server refuses it otherwise.
+
+    Raises:
+        InfrastructureError: it can't be done; MLflow's own words are in the message.
+    """
+    database, made_by = state / DATABASE, state / "mlflow.version"
+    was = made_by.read_text() if made_by.exists() else "unknown"
+    if database.exists() and was != version("mlflow"):
+        shutil.copy2(database, database.with_suffix(f".made-by-{was}.db"))
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", _uri(database)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=READY_WITHIN_SECONDS)
         if done.returncode:
-            raise InfrastructureError(f"`mlflow db upgrade {database}` failed:\n{done.stderr[-2000:]}")
+            raise InfrastructureError(f"`{' '.join(command)}` failed:\n{done.stderr[-2000:]}")
     made_by.write_text(version("mlflow"))
+
+
+def _uri(database: Path) -> str:
+    return f"sqlite:///{database.resolve()}"
 
 
 def _answers(url: str) -> bool:

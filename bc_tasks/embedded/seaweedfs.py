@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bc_tasks.config import StorageConfig
@@ -36,9 +36,9 @@ class Settings:
     """What is made at the first start and kept, in a file that only its owner may read."""
 
     access_key: str
-    secret_key: str
-    jwt_signing_key: str
-    filer_signing_key: str
+    secret_key: str = field(repr=False)
+    jwt_signing_key: str = field(repr=False)
+    filer_signing_key: str = field(repr=False)
     ports: dict[str, int]
 
 
@@ -48,7 +48,7 @@ class EmbeddedS3:
 
     endpoint_url: str
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     service: processes.Service
 
     def environment(self) -> dict[str, str]:

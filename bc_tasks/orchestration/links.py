@@ -20,7 +20,7 @@ class DataDocsLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002  # Airflow's signature
         """Return the address of the run's Data Docs."""
         run_name = operator.run_uri.rsplit("/", 1)[1]
-        return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}{DATA_DOCS_PATH}/{quote(run_name)}/index.html"
+        return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}{DATA_DOCS_PATH}/{quote(run_name)}"
 
 
 class MlflowLink(BaseOperatorLink):

@@ -1,4 +1,4 @@
-"""The house operator: a step of the night as a child process, by the command line that also runs by hand or in a pod."""
+"""The house operator: runs a step of the night by the command line that also works by hand and in a pod."""
 
 import shlex
 import subprocess
@@ -35,6 +35,7 @@ class StepOperator(BaseOperator):
     The step leaves its result as a record in the run's folder; XCom gets nothing but the text of the run's note.
     """
 
+    program: Sequence[str] = (sys.executable, "-m", "bc_tasks.cli")
     template_fields: Sequence[str] = ("run_uri", "backbone")
     ui_color = "#e8f0f7"
 
@@ -49,26 +50,22 @@ class StepOperator(BaseOperator):
         """The buttons of this step; Airflow asks a mapped operator too, which has little more than its task id."""
         return LINKS.get(self.task_id, ())
 
-    def command(self) -> list[str]:
-        """Return the command line, with `bc` itself first."""
-        backbone = ["--backbone", self.backbone] if self.backbone else []
-        return ["bc", self.task_id, "--run-uri", self.run_uri, *backbone]
-
     def execute(self, context: Context) -> None:
         """Run the step to its end.
 
         Raises:
             BcError: it failed; `RETRY_POLICY` looks at the kind.
         """
-        bc, *arguments = self.command()
-        self.log.info("The same by hand: %s", shlex.join([bc, *arguments]))
-        code = self._run([sys.executable, "-m", "bc_tasks.cli", *arguments])
-        if code:
-            error = to_error(self.task_id, code)
-            run_note.push_failure(context["ti"], error)
+        backbone = ["--backbone", self.backbone] if self.backbone else []
+        arguments = [self.task_id, "--run-uri", self.run_uri, *backbone]
+        self.log.info("The same by hand: %s", shlex.join(["bc", *arguments]))
+        code = self._run([*self.program, *arguments])
+        name = f"{self.task_id} ({self.backbone})" if self.backbone else self.task_id
+        error = to_error(name, code) if code else None
+        run_note.leave(context["ti"], self.run_uri, error)
+        if error:
             self._explain(error)
             raise error
-        run_note.push(context["ti"], self.run_uri)
 
     def on_kill(self) -> None:
         """End the step with everything that it started: the task was failed, cleared, or ran out of time."""

@@ -1,4 +1,4 @@
-"""The tasks of a night that are too small for a process of their own: its start, and the two questions that may end it."""
+"""The tasks that need no process of their own: the start of a night, and the two questions that may end it."""
 
 import logging
 import re
@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
     """Freeze the configuration, with what the trigger form says, into the run's first record.
 
-    Returns the backbones to train, because Airflow maps a task over nothing but a return value; the run's
-    URI is left under the XCom key `run_uri`.
+    Returns the backbones to train; the run's URI is left under the XCom key `run_uri`.
     """
     from bc_tasks.config_file import apply_form, load_config
     from bc_tasks.steps import start as step
@@ -57,7 +56,7 @@ def anything_new(run_uri: str) -> bool:
     if runs.read(storage, run_uri, Run).config.training.train_if_nothing_new:
         log.info("Training all the same: train_if_nothing_new is set.")
         return True
-    log.info("The rest is skipped. To train all the same, trigger a run with 'Train if nothing is new'.")
+    log.info("The rest is skipped. To train all the same, trigger a run with 'Train if nothing new'.")
     return False
 
 

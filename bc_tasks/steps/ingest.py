@@ -6,10 +6,11 @@ from datetime import datetime
 
 import pandas as pd
 
-from bc_tasks import delta, fingerprint, holdout, inbox, intake, manifest, runs, snapshots, splits
+from bc_tasks import delta, fingerprint, holdout, identity, inbox, intake, manifest, runs, snapshots, splits
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ConfigError, HoldoutChanged
 from bc_tasks.holdout import Holdout
+from bc_tasks.inbox import Inbox
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.records import Run, Snapshot
 from bc_tasks.storage import Storage, join
@@ -30,39 +31,22 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
     config = runs.read(storage, run_uri, Run).config
     fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
     base = snapshots.latest(storage, config.data_uri)
-    digest = preprocessing_sha256(config.ingest.pixels)
-    _refuse_mixtures(config, digest, fixed, base)
-    base_manifest = snapshots.read_manifest(storage, base) if base else manifest.empty()
+    _refuse_mixtures(config, fixed, base)
+    before = snapshots.read_manifest(storage, base) if base else manifest.empty()
     seen = inbox.read(storage, config.data_uri, config.ingest, now)
-    changes = delta.compare(seen.rows, seen.waiting_batches, base_manifest)
+    changes = delta.compare(seen.rows, seen.waiting_batches, before)
     read = intake.read_images(storage, config.data_uri, changes.to_read, seen.objects, config.ingest, executor)
-    rows = pd.concat([changes.known, read], ignore_index=True)
-    rows = delta.separate(rows, earlier_keys=frozenset(base_manifest["key"]) - changes.revised_keys)
-    rows["split"] = splits.assign(rows["patient_id"], config.splits, fixed.patient_ids)
-    candidate = manifest.conform(rows)
+    rows = identity.complete(pd.concat([changes.known, read], ignore_index=True))
+    candidate = _split(identity.separate(rows, before), config, fixed)
     manifest_uri = join(run_uri, "candidate.parquet")
     storage.write(manifest_uri, manifest.to_parquet(candidate))
-    tonight = candidate[candidate["key"].isin(changes.new_keys | changes.revised_keys)]
-    snapshot = Snapshot(
-        manifest_uri=manifest_uri,
-        fingerprint=fingerprint.of_manifest(candidate),
-        number=None,
-        base_number=base.number if base else None,
-        preprocessing_sha256=digest,
-        holdout_fingerprint=fixed.fingerprint,
-        num_new=len(changes.new_keys),
-        num_revised=len(changes.revised_keys),
-        num_withdrawn=len(changes.withdrawn_keys),
-        counts=snapshots.describe(candidate),
-        quarantined_now=dict(sorted(Counter(tonight["quarantine_reason"].dropna()).items())),
-        waiting_batches=seen.waiting_batches,
-        notes=seen.notes,
-    )
+    snapshot = _describe(candidate, before, base, manifest_uri, seen, fixed)
     runs.write(storage, run_uri, snapshot)
     return snapshot
 
 
-def _refuse_mixtures(config: RunConfig, digest: str, fixed: Holdout, base: Snapshot | None) -> None:
+def _refuse_mixtures(config: RunConfig, fixed: Holdout, base: Snapshot | None) -> None:
+    digest = preprocessing_sha256(config.ingest.pixels)
     prepared = {"the holdout": fixed.preprocessing_sha256}
     if base is not None:
         prepared["the last snapshot"] = base.preprocessing_sha256
@@ -79,3 +63,37 @@ def _refuse_mixtures(config: RunConfig, digest: str, fixed: Holdout, base: Snaps
             f"{fixed.fingerprint[:12]}: patients may have moved between training and holdout. Restore the holdout, "
             "or start a new data_uri"
         )
+
+
+def _split(rows: pd.DataFrame, config: RunConfig, fixed: Holdout) -> pd.DataFrame:
+    """Give each row its split; who shares a picture with the holdout, under whatever name, is kept out like it."""
+    sharing = rows.loc[rows["pixel_sha256"].isin(fixed.pixel_digests), "patient_id"]
+    kept_out = fixed.patient_ids | frozenset(sharing)
+    return manifest.conform(rows.assign(split=splits.assign(rows["patient_id"], config.splits, kept_out)))
+
+
+def _describe(
+    candidate: pd.DataFrame,
+    before: pd.DataFrame,
+    base: Snapshot | None,
+    manifest_uri: str,
+    seen: Inbox,
+    fixed: Holdout,
+) -> Snapshot:
+    news = delta.news(before, candidate)
+    tonight = candidate[candidate["key"].isin(news.new | news.revised)]
+    return Snapshot(
+        manifest_uri=manifest_uri,
+        fingerprint=fingerprint.of_manifest(candidate),
+        number=None,
+        base_number=base.number if base else None,
+        preprocessing_sha256=fixed.preprocessing_sha256,
+        holdout_fingerprint=fixed.fingerprint,
+        num_new=len(news.new),
+        num_revised=len(news.revised),
+        num_withdrawn=len(news.withdrawn),
+        counts=snapshots.describe(candidate),
+        quarantined_now=dict(sorted(Counter(tonight["quarantine_reason"].dropna()).items())),
+        waiting_batches=seen.waiting_batches,
+        notes=seen.notes,
+    )

@@ -83,12 +83,11 @@ class Storage:
                 future.cancel()
 
     def download(self, uri: str, path: Path) -> None:
-        """Copy an object into a file, checked as by `read`, under a temporary name that is then changed.
+        """Copy an object into a file, checked as by `read`; the file appears whole or not at all.
 
         Raises:
             ObjectNotFound: there is none.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._store(uri).download(uri, path)
 
     def upload(self, path: Path, uri: str) -> None:

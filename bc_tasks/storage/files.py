@@ -27,13 +27,13 @@ class FileStore:
     """Objects as files; the ETag is a digest of size, time and inode, so that a listing reads no content."""
 
     def list(self, prefix_uri: str) -> Objects:
-        """Return the files below a folder."""
+        """Return the files below a folder; a folder that isn't there has none."""
         with _translated(prefix_uri):
             found = [
-                _stored(SCHEME + str(Path(folder, name)), Path(folder, name).stat())
+                _stored(SCHEME + str(path), path.stat())
                 for folder, _, names in os.walk(_path(prefix_uri), onerror=_raise_unless_missing)
-                for name in names
-                if not name.startswith(PARTIAL)
+                for path in (Path(folder, name) for name in names)
+                if not path.name.startswith(PARTIAL)
             ]
         return sorted(found, key=lambda item: item.uri)
 
@@ -55,26 +55,65 @@ class FileStore:
 
     def write(self, uri: str, data: bytes, content_type: str, if_absent: bool) -> StoredObject:  # noqa: ARG002  # files have no content type
         """Write a file, wholly or not at all."""
-        with _replacing(uri, if_absent=if_absent) as file:
+        with replacing(_path(uri), if_absent=if_absent) as file:
             file.write(data)
             file.flush()
             return _stored(uri, os.fstat(file.fileno()))
 
     def download(self, uri: str, path: Path) -> None:
-        """Copy a file out, wholly or not at all."""
-        with _opened(uri) as source, _replacing(SCHEME + str(path.absolute())) as file:
+        """Copy a file out."""
+        with _opened(uri) as source, replacing(path) as file:
             shutil.copyfileobj(source, file)
 
     def upload(self, files: dict[str, Path]) -> None:
         """Copy files in, each wholly or not at all."""
         for uri, path in files.items():
-            with path.open("rb") as source, _replacing(uri) as file:
+            with path.open("rb") as source, replacing(_path(uri)) as file:
                 shutil.copyfileobj(source, file)
 
     def delete(self, uri: str) -> None:
         """Remove a file, if it is there."""
+        path = _path(uri)
         with _translated(uri):
-            _path(uri).unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path, *, if_absent: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of `path` when the block ends well, and vanishes when it doesn't."""
+    partial = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
+    with _translated(SCHEME + str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if if_absent:
+                _link(partial, path)
+            else:
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Give a file its name only if nobody has it; a rename would take it from them."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{SCHEME}{path} is there already") from error
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[BinaryIO]:
+    path = _path(uri)
+    with _translated(uri):
+        if not path.is_file():
+            raise ObjectNotFound(f"nothing is stored under {uri}")
+        with path.open("rb") as file:
+            yield file
 
 
 def _path(uri: str) -> Path:
@@ -92,34 +131,8 @@ def _stored(uri: str, stat: os.stat_result) -> StoredObject:
     )
 
 
-@contextmanager
-def _opened(uri: str) -> Iterator[BinaryIO]:
-    with _translated(uri), _path(uri).open("rb") as file:
-        yield file
-
-
-@contextmanager
-def _replacing(uri: str, *, if_absent: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `uri` at the end, and vanishes if there is none."""
-    path = _path(uri)
-    partial = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
-    with _translated(uri):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if if_absent:
-                path.hardlink_to(partial)  # refuses an existing name, where a rename would replace it
-            else:
-                partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
 def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
 
 
@@ -127,13 +140,7 @@ def _raise_unless_missing(error: OSError) -> None:
 def _translated(uri: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"nothing is stored under {uri}") from error
-    except FileExistsError as error:
-        raise AlreadyExists(f"{uri} is there already") from error
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise ConfigError(
-            f"{uri} can't be used as a file: {error.strerror}; check the folder and its rights"
-        ) from error
+    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise ConfigError(f"{uri} can't be a file ({error.strerror}): check the path and its rights") from error
     except OSError as error:
         raise InfrastructureError(f"the file system can't serve {uri}: {error.strerror}") from error

@@ -7,7 +7,7 @@ hold spaces, `+`, `#`, `%` and any letter.
 import mimetypes
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 
@@ -60,5 +60,5 @@ def join(uri: str, *parts: str) -> str:
 
 
 def content_type_of(name: str) -> str:
-    """Return the content type that a file name or URI tells."""
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    """Return the content type that the ending of a file name or URI tells."""
+    return mimetypes.guess_type(f"_{PurePosixPath(name).suffix}")[0] or "application/octet-stream"

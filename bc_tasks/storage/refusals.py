@@ -1,9 +1,29 @@
-"""What an S3 server's refusal means, as one of our errors with a sentence that says what to do.
+"""What it means when S3 refuses or fails: one of our errors, with a sentence that says what to do.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore import exceptions as boto_errors
+
 from bc_tasks.errors import AlreadyExists, BcError, ConfigError, InfrastructureError, ObjectNotFound
+
+NO_CREDENTIALS = (
+    boto_errors.NoCredentialsError,
+    boto_errors.PartialCredentialsError,
+    boto_errors.CredentialRetrievalError,
+    boto_errors.TokenRetrievalError,
+    boto_errors.SSOError,
+)
+BROKEN_BODY = (
+    boto_errors.ChecksumError,
+    boto_errors.FlexibleChecksumError,
+    boto_errors.IncompleteReadError,
+    boto_errors.ReadTimeoutError,
+    boto_errors.ResponseStreamingError,
+)
 
 Meaning = tuple[type[BcError], str]
 
@@ -58,6 +78,39 @@ _MEANINGS: dict[str, Meaning] = {
     "SlowDown": _BUSY,
     "TooManyRequests": _BUSY,
 }
+
+
+@contextmanager
+def translated(uri: str, address: str) -> Iterator[None]:
+    """Raise what boto3 raises over `uri` at the server `address` as one of our errors."""
+    try:
+        yield
+    except boto_errors.ClientError as error:
+        raise refused(
+            code=error.response["Error"]["Code"],
+            message=error.response["Error"].get("Message", ""),
+            status=error.response["ResponseMetadata"]["HTTPStatusCode"],
+            operation=error.operation_name,
+            uri=uri,
+            address=address,
+        ) from error
+    except NO_CREDENTIALS as error:
+        raise ConfigError(
+            f"no usable credentials for {address} ({type(error).__name__}): set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
+    except boto_errors.ParamValidationError as error:
+        raise ConfigError(f"{uri} is no S3 URI: {error}") from error
+    except boto_errors.SSLError as error:
+        raise ConfigError(f"{address} has no trusted certificate: set AWS_CA_BUNDLE to its authority's") from error
+    except BROKEN_BODY as error:
+        raise InfrastructureError(
+            f"{uri} broke off or was damaged between here and {address} ({type(error).__name__}), at every attempt"
+        ) from error
+    except boto_errors.BotoCoreError as error:
+        raise InfrastructureError(
+            f"{address} didn't answer for {uri} ({type(error).__name__}): is it running and reachable from here?"
+        ) from error
 
 
 def refused(code: str, message: str, status: int, *, operation: str, uri: str, address: str) -> BcError:

@@ -7,9 +7,8 @@ AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION (boto3 does not read AWS_REGION), or a
 import hashlib
 import io
 import re
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,9 +22,10 @@ from botocore import exceptions as boto_errors
 from botocore.config import Config
 
 from bc_tasks.config import StorageConfig
-from bc_tasks.errors import AlreadyExists, ConfigError, InfrastructureError, ObjectNotFound
+from bc_tasks.errors import AlreadyExists, ConfigError, ObjectNotFound
+from bc_tasks.storage.files import replacing
 from bc_tasks.storage.objects import Objects, StoredObject, content_type_of
-from bc_tasks.storage.refusals import refused
+from bc_tasks.storage.refusals import BROKEN_BODY, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,20 +34,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 MULTIPART_BYTES = 64 << 20
 MD5_ETAG = re.compile("[0-9a-f]{32}")
-NO_CREDENTIALS = (
-    boto_errors.NoCredentialsError,
-    boto_errors.PartialCredentialsError,
-    boto_errors.CredentialRetrievalError,
-    boto_errors.TokenRetrievalError,
-    boto_errors.SSOError,
-)
-BROKEN_BODY = (
-    boto_errors.ChecksumError,
-    boto_errors.FlexibleChecksumError,
-    boto_errors.IncompleteReadError,
-    boto_errors.ReadTimeoutError,
-    boto_errors.ResponseStreamingError,
-)
 
 
 def connect(config: StorageConfig, environment: Mapping[str, str]) -> "S3Client":
@@ -133,13 +119,8 @@ class S3Store:
 
     def download(self, uri: str, path: Path) -> None:
         """Get an object into a file."""
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with partial.open("xb") as file:
-                self._fetch(uri, None, file)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as file:
+            self._fetch(uri, None, file)
 
     def upload(self, files: dict[str, Path]) -> None:
         """Put files, all in parallel, large ones in parts."""
@@ -190,33 +171,8 @@ class S3Store:
             raise error
         return found
 
-    @contextmanager
-    def _translated(self, uri: str) -> Iterator[None]:
-        address = _address(self.client.meta.endpoint_url)
-        try:
-            yield
-        except boto_errors.ClientError as error:
-            raise refused(
-                code=error.response["Error"]["Code"],
-                message=error.response["Error"].get("Message", ""),
-                status=error.response["ResponseMetadata"]["HTTPStatusCode"],
-                operation=error.operation_name,
-                uri=uri,
-                address=address,
-            ) from error
-        except NO_CREDENTIALS as error:
-            raise ConfigError(
-                f"no usable credentials for {address} ({type(error).__name__}): set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            ) from error
-        except boto_errors.ParamValidationError as error:
-            raise ConfigError(f"{uri} is no S3 URI: {error}") from error
-        except boto_errors.SSLError as error:
-            raise ConfigError(f"{address} has no trusted certificate: set AWS_CA_BUNDLE to its authority's") from error
-        except boto_errors.BotoCoreError as error:
-            raise InfrastructureError(
-                f"{address} didn't answer for {uri} ({type(error).__name__}): is it running and reachable from here?"
-            ) from error
+    def _translated(self, uri: str) -> AbstractContextManager[None]:
+        return translated(uri, _address(self.client.meta.endpoint_url))
 
 
 def _copy_checked(answer: "GetObjectOutputTypeDef", sink: BinaryIO) -> None:

@@ -7,7 +7,7 @@ are made on the CPU, whatever device the images are on: a seed gives the same im
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own custom
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from bc_tasks.config import AugmentationConfig
@@ -31,9 +31,9 @@ def _flip(images: Tensor, probability: float, dimension: int, generator: Generat
 
 def _rotate(images: Tensor, max_degrees: float, generator: Generator) -> Tensor:
     """Rotate about the middle by up to `max_degrees` either way; what comes in from outside is black."""
-    angles = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(max_degrees)
-    if max_degrees == 0:
+    if max_degrees == 0:  # and no pixel is interpolated
         return images
+    angles = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(max_degrees)
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     matrices = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3).to(images)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)

@@ -4,13 +4,15 @@ To add one: a line here and its name in `config.BackboneName`; the tests run ove
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import timm
 import torch
 from torch import nn
 
+from bc_tasks.config import BackboneName, RunConfig
 from bc_tasks.errors import ConfigError
-from bc_tasks.training.inputs import INTERPOLATION, InputFormat
+from bc_tasks.records import ModelSpec
 
 NUM_LOGITS = 2
 """No cancer and cancer: two logits under a softmax, so that each label has a weight of its own in the loss."""
@@ -41,8 +43,8 @@ def _efficientnet_stages(num_stages: int) -> tuple[tuple[str, ...], ...]:
     return (*blocks[:-1], (*blocks[-1], "conv_head", "bn2"))
 
 
-# Tops of 2023 are top-1 on ImageNet by timm's own table, results/results-imagenet.csv. A name without its
-# tag means "the first weights" and may change between versions of timm, so each has its tag.
+# A timm name without its tag means "the first weights" and can change between versions, so each has its tag.
+# The top-1 figures are on ImageNet, from timm's own table, results/results-imagenet.csv.
 BACKBONES: dict[str, Backbone] = {
     "resnet50": Backbone(
         timm_name="resnet50.a1_in1k",
@@ -106,7 +108,7 @@ def lookup(name: str) -> Backbone:
 
 
 def build(timm_name: str, seed: int = 0) -> nn.Module:
-    """Build a network with random weights out of `seed` and two logits, and leave torch's randomness untouched.
+    """Build a network of two logits with random weights out of `seed`, and leave torch's own randomness untouched.
 
     Raises:
         ConfigError: this timm doesn't know the name.
@@ -115,12 +117,22 @@ def build(timm_name: str, seed: int = 0) -> nn.Module:
         raise ConfigError(f"timm {timm.__version__} has no model {timm_name!r}; install the version it was made with")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(timm_name, pretrained=False, num_classes=NUM_LOGITS)
-    return model
+        return cast(nn.Module, timm.create_model(timm_name, pretrained=False, num_classes=NUM_LOGITS))
 
 
-def input_format(timm_name: str, image_size_px: int) -> InputFormat:
-    """Return the pixel statistics that the pretrained weights expect, with our own image size."""
-    pretrained = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
-    assert pretrained.interpolation == INTERPOLATION, f"{timm_name} was trained with {pretrained.interpolation}"
-    return InputFormat(image_size_px, pretrained.mean, pretrained.std)
+def specify(name: BackboneName, config: RunConfig, preprocessing_sha256: str) -> ModelSpec:
+    """Return the specification of a model to be trained; its operating point is 0.5 until one is fitted."""
+    backbone = lookup(name)
+    pretrained = timm.get_pretrained_cfg(backbone.timm_name)
+    return ModelSpec(
+        backbone=name,
+        timm_name=backbone.timm_name,
+        image_size_px=config.training.image_size_px,
+        mean=pretrained.mean,
+        std=pretrained.std,
+        preprocessing_sha256=preprocessing_sha256,
+        pixels_size_px=config.ingest.pixels.size_px,
+        crop_to_breast=config.ingest.pixels.crop_to_breast,
+        correct_inverted=config.ingest.pixels.correct_inverted,
+        operating_point=0.5,
+    )

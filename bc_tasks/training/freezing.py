@@ -61,7 +61,7 @@ def _fold(parent: nn.Module, shared: frozenset[int]) -> None:
     before: tuple[str, nn.Module] | None = None
     for name, child in list(parent.named_children()):
         if id(child) in shared:
-            return
+            continue
         if isinstance(child, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):
             setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
             # timm's batch-norms carry the activation that comes after them.

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own custom
+import torch.nn.functional as F
 from torch import Tensor
+
+from bc_tasks.records import ModelSpec
 
 INTERPOLATION = "bicubic"
 """How images were resized when each of the pretrained weights was made."""
@@ -17,6 +19,11 @@ class InputFormat:
     size_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "InputFormat":
+        """Return what the model of this specification takes."""
+        return cls(spec.image_size_px, spec.mean, spec.std)
 
 
 def resize(images: Tensor, size_px: int) -> Tensor:

@@ -1,0 +1,61 @@
+"""Data Docs as one page that needs nothing beside it.
+
+The site that Great Expectations makes fetches scripts, styles and a logo from eight hosts: a closed network can't reach
+them, and Airflow, which serves the page, should not run their scripts. So its tables go into a page of ours.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bc_tasks.records import ExpectationOutcome
+from bc_tasks.scopes import Scope
+
+Checked = tuple[ExpectationOutcome, Any]
+"""What was seen, with Great Expectations' own result; None where there was nothing to look at."""
+
+
+def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]]) -> None:
+    """Write the page; `checked` has the outcomes of each scope, in the order of the page."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    page = files("bc_tasks").joinpath("data_docs_page.html").read_text(encoding="utf-8")
+    template = DefaultJinjaPageView().env.from_string(page)
+    outcomes = [outcome for group in checked.values() for outcome, _ in group]
+    sections = [_section(scope, group).to_json_dict() for scope, group in checked.items()]
+    path.write_text(template.render(title=title, outcomes=outcomes, sections=sections), encoding="utf-8")
+
+
+def _section(scope: Scope, group: Sequence[Checked]) -> Any:
+    from great_expectations.render import RenderedHeaderContent, RenderedSectionContent
+
+    outcome, result = group[0]
+    if result is None:
+        sentence = html.escape(f"N{outcome.seen[1:]}.")
+    elif scope.severity == "row":
+        sentence = "A bad image is set aside; the night goes on while they are few."
+    else:
+        sentence = "The night stops where one of these is broken."
+    header = RenderedHeaderContent(header=scope.title, subheader=sentence)
+    return RenderedSectionContent(content_blocks=[header] if result is None else [header, _table(group)])
+
+
+def _table(group: Sequence[Checked]) -> Any:
+    """Let Great Expectations lay out its table, and put our sentences where it would show values of patients.
+
+    It writes text into the page as it is: what comes from outside is escaped here. What raised an exception is shown
+    as broken; its outcome says why.
+    """
+    from great_expectations.render.renderer.content_block import ValidationResultsTableContentBlockRenderer
+
+    no_exception = {"raised_exception": False, "exception_message": None, "exception_traceback": None}
+    for _, result in group:
+        result.result, result.exception_info = {}, no_exception
+    table = ValidationResultsTableContentBlockRenderer.render([result for _, result in group])
+    table.header_row = ["", "Expected, and why", "Seen"]
+    for row, (outcome, _) in zip(table.table, group, strict=True):
+        named = f": {', '.join(outcome.image_ids)}" if outcome.image_ids else ""
+        row[2] = html.escape(outcome.seen + named)
+    return table

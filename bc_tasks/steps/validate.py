@@ -1,0 +1,126 @@
+"""validate: looks at tonight's data, sets bad images aside and commits the snapshot, or stops the night."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from bc_tasks import expectations, holdout, manifest, runs, snapshots
+from bc_tasks.config import RunConfig
+from bc_tasks.errors import ValidationFailed
+from bc_tasks.expectations import Findings
+from bc_tasks.mammogram import QuarantineReason
+from bc_tasks.records import ExpectationOutcome, Run, Snapshot, ValidationReport
+from bc_tasks.scopes import NUM_NAMED, is_tonights
+from bc_tasks.storage import Storage, join
+
+FAILED_REPORT = "validate-failed.json"
+"""The report of a night that stopped; not `validate.json`, for that one means passed."""
+
+WHAT_TO_DO = (
+    "What to do: mend the batch under {inbox_uri}, or take it out, and tell the site whose it is. The next night takes "
+    "the inbox anew; this run stays as it is. Where the data is right and a limit wrong, change [validation] in the "
+    "configuration."
+)
+
+
+def run(run_uri: str, *, storage: Storage) -> ValidationReport:
+    """Check the candidate snapshot; quarantine what is bad, commit the rest, and write the record.
+
+    Data Docs are stored under `<run_uri>/data-docs/` either way.
+
+    Raises:
+        ValidationFailed: an expectation about the whole is broken, or too many of tonight's images are bad.
+        HoldoutChanged: the holdout isn't the one that was fixed.
+    """
+    if runs.exists(storage, run_uri, f"{ValidationReport.step}.json"):
+        return runs.read(storage, run_uri, ValidationReport)
+    config = runs.read(storage, run_uri, Run).config
+    candidate = runs.read(storage, run_uri, Snapshot)
+    frame = snapshots.read_manifest(storage, candidate)
+    previous = _previous(storage, config, candidate)
+    findings, data_docs_uri = _check(storage, run_uri, config, frame, previous)
+    judged = _set_aside(frame, findings.bad_rows)
+    tonight = judged[is_tonights(frame, previous)]
+    report = _report(candidate, findings, tonight, data_docs_uri)
+    if any(outcome.severity == "table" and not outcome.passed for outcome in findings.outcomes):
+        failed = report.model_dump_json(indent=1).encode()
+        storage.write(join(run_uri, FAILED_REPORT), failed, content_type="application/json")
+        raise ValidationFailed(_message(report, tonight, config))
+    committed = snapshots.commit(storage, config.data_uri, report.snapshot, judged)
+    report = report.model_copy(update={"snapshot": committed})
+    runs.write(storage, run_uri, report)
+    return report
+
+
+def _previous(storage: Storage, config: RunConfig, candidate: Snapshot) -> pd.DataFrame:
+    """Return the manifest that the candidate was compared with, without rows where it is the first."""
+    if candidate.base_number is None:
+        return manifest.empty()
+    base = snapshots.by_number(storage, config.data_uri, candidate.base_number)
+    return snapshots.read_manifest(storage, base)
+
+
+def _check(
+    storage: Storage, run_uri: str, config: RunConfig, frame: pd.DataFrame, previous: pd.DataFrame
+) -> tuple[Findings, str]:
+    fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
+    with TemporaryDirectory() as folder:
+        findings = expectations.check(
+            frame,
+            config=config.validation,
+            previous=previous,
+            holdout_patient_ids=fixed.patient_ids,
+            holdout_source_stems=fixed.source_stems,
+            docs_folder=Path(folder),
+            title=f"The data of run {run_uri.rsplit('/', 1)[1]}",
+        )
+        storage.upload_folder(Path(folder), join(run_uri, "data-docs"))
+    return findings, join(run_uri, "data-docs", "index.html")
+
+
+def _set_aside(frame: pd.DataFrame, bad_rows: Mapping[str, str]) -> pd.DataFrame:
+    judged = frame.copy()
+    is_bad = judged["key"].isin(bad_rows)
+    judged.loc[is_bad, "quarantine_reason"] = QuarantineReason.FAILED_EXPECTATION.value
+    judged.loc[is_bad, "quarantine_detail"] = judged.loc[is_bad, "key"].map(bad_rows)
+    return judged
+
+
+def _report(candidate: Snapshot, findings: Findings, tonight: pd.DataFrame, data_docs_uri: str) -> ValidationReport:
+    reasons = tonight["quarantine_reason"].dropna()
+    return ValidationReport(
+        snapshot=candidate.model_copy(update={"quarantined_now": dict(sorted(Counter(reasons).items()))}),
+        expectations=findings.outcomes,
+        num_quarantined=len(findings.bad_rows),
+        bad_share=len(reasons) / len(tonight) if len(tonight) else 0.0,
+        data_docs_uri=data_docs_uri,
+    )
+
+
+def _message(report: ValidationReport, tonight: pd.DataFrame, config: RunConfig) -> str:
+    """Return what the engineer on call needs: what is broken, in which batches and images, and what to do."""
+    bad = tonight[tonight["quarantine_reason"].notna()]
+    now = report.snapshot
+    lines = [
+        "the night stops here: nothing is trained on, and no snapshot was committed.",
+        *(_broken(outcome) for outcome in report.expectations if not outcome.passed),
+        f"Tonight: {now.num_new:,} new, {now.num_revised:,} revised, {now.num_withdrawn:,} withdrawn images.",
+        f"Batches: {_counted(tonight['batch'])}.",
+        f"Bad images: {_counted(bad['quarantine_reason'])}; by batch: {_counted(bad['batch'])}.",
+        f"Data Docs: {report.data_docs_uri}",
+        WHAT_TO_DO.format(inbox_uri=f"{config.data_uri}/{config.ingest.inbox_prefix}"),
+    ]
+    return "\n".join(lines)
+
+
+def _broken(outcome: ExpectationOutcome) -> str:
+    return f"- {outcome.name}: wanted {outcome.wanted}; seen: {outcome.seen}"
+
+
+def _counted(values: "pd.Series[str]") -> str:
+    counts = [f"{value} ({count:,})" for value, count in values.value_counts().items()]
+    more = [f"and {len(counts) - NUM_NAMED:,} more"] if len(counts) > NUM_NAMED else []
+    return ", ".join([*counts[:NUM_NAMED], *more]) or "none"

@@ -1,0 +1,148 @@
+"""A training's state after an epoch, so that a restart, here or on another machine, ends with the same weights.
+
+    <folder>/epoch-0003.safetensors     all tensors
+    <folder>/checkpoint.json            the rest, and the digest of the tensors: written last, the commit mark
+
+Every epoch draws its randomness from the seed and its own number, so no generator's state is kept.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from bc_tasks.errors import ObjectNotFound
+from bc_tasks.training import weights
+
+if TYPE_CHECKING:
+    from bc_tasks.storage import Storage
+
+MARK = "checkpoint.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `epoch` (from 1), and the best weights so far with their tuning score."""
+
+    epoch: int
+    best_epoch: int
+    best_score: float
+    loss_scale: dict[str, float]
+    model: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class _Mark(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: str
+    epoch: int
+    best_epoch: int
+    best_score: float
+    loss_scale: dict[str, float]
+    tensors: str
+    tensors_sha256: str
+
+
+def save(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
+    """Write a checkpoint of the training that `identity` names, then remove the one before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer}
+    if checkpoint.best_epoch != checkpoint.epoch:  # else they are the model's own
+        parts["best"] = checkpoint.best
+    tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    path = folder / f"epoch-{checkpoint.epoch:04d}.safetensors"
+    mark = _Mark(
+        identity=identity,
+        epoch=checkpoint.epoch,
+        best_epoch=checkpoint.best_epoch,
+        best_score=checkpoint.best_score,
+        loss_scale=checkpoint.loss_scale,
+        tensors=path.name,
+        tensors_sha256=weights.write(tensors, path),
+    )
+    _commit(folder, mark)
+
+
+def load(folder: Path, identity: str) -> Checkpoint | None:
+    """Read the last committed checkpoint; None, and a line in the log, where there is none that can be used."""
+    mark = _read_mark(folder, identity)
+    if mark is None:
+        return None
+    path = folder / mark.tensors
+    if not path.exists() or _sha256(path) != mark.tensors_sha256:
+        logger.info("the checkpoint in %s is not whole and is left out", folder)
+        return None
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in weights.read(path).items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    return Checkpoint(
+        epoch=mark.epoch,
+        best_epoch=mark.best_epoch,
+        best_score=mark.best_score,
+        loss_scale=mark.loss_scale,
+        model=parts["model"],
+        best=parts["best"] or parts["model"],
+        optimizer=parts["optimizer"],
+    )
+
+
+def push(storage: "Storage", folder: Path, uri: str) -> None:
+    """Copy the checkpoint that was just saved below `uri`, the mark last, then remove the one before it."""
+    mark = _Mark.model_validate_json((folder / MARK).read_bytes())
+    storage.upload(folder / mark.tensors, f"{uri}/{mark.tensors}")
+    storage.upload(folder / MARK, f"{uri}/{MARK}")
+    for stored in storage.list(f"{uri}/"):
+        if not stored.uri.endswith((f"/{MARK}", f"/{mark.tensors}")):
+            storage.delete(stored.uri)
+
+
+def pull(storage: "Storage", uri: str, folder: Path, identity: str) -> None:
+    """Copy the checkpoint below `uri` into `folder`, if it is of this training and further than the one there."""
+    try:
+        mark = _parse(storage.read(f"{uri}/{MARK}"), uri, identity)
+        here = _read_mark(folder, identity)
+        if mark is not None and (here is None or here.epoch < mark.epoch):
+            storage.download(f"{uri}/{mark.tensors}", folder / mark.tensors)
+            _commit(folder, mark)
+    except ObjectNotFound:
+        logger.info("no checkpoint under %s", uri)
+
+
+def _commit(folder: Path, mark: _Mark) -> None:
+    partial = folder / f"{MARK}.partial"
+    partial.write_text(mark.model_dump_json(indent=1), encoding="utf-8")
+    partial.replace(folder / MARK)
+    for path in folder.iterdir():
+        if path.name not in (MARK, mark.tensors):
+            path.unlink()
+
+
+def _read_mark(folder: Path, identity: str) -> _Mark | None:
+    path = folder / MARK
+    return _parse(path.read_bytes(), str(folder), identity) if path.exists() else None
+
+
+def _parse(data: bytes, where: str, identity: str) -> _Mark | None:
+    try:
+        mark = _Mark.model_validate_json(data)
+    except ValidationError:
+        logger.info("the checkpoint in %s can't be read and is left out", where)
+        return None
+    if mark.identity != identity:
+        logger.info("the checkpoint in %s is of another configuration or snapshot and is left out", where)
+        return None
+    return mark
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
