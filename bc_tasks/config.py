@@ -99,7 +99,7 @@ class ValidationConfig(Section):
     min_shrink_ratio: Share = Field(
         0.9, description="usable images, as a share of the previous snapshot's, below which something vanished"
     )
-    min_class_share: Share = Field(0.05, description="share of the rarer label in the snapshot")
+    min_class_share: float = Field(0.05, ge=0, le=0.5, description="share of the rarer label in the snapshot")
     max_class_share_change: Share = Field(0.15, description="change of the cancer share since the previous snapshot")
     max_site_share_change: Share = Field(0.3, description="change of any site's share since the previous snapshot")
     max_machine_share_change: Share = Field(
@@ -112,7 +112,6 @@ class ValidationConfig(Section):
     max_black_share: Share = Field(0.98, description="share of black pixels; above it an image shows nothing")
     min_age_years: float = Field(18, ge=0, le=150, description="of a patient; a lower age is a mistake")
     max_age_years: float = Field(110, ge=0, le=150, description="of a patient; a higher age is a mistake")
-    data_docs_keep: int = Field(30, ge=1, le=1000, description="validation results that Data Docs show")
 
 
 class AugmentationConfig(Section):

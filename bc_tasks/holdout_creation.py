@@ -41,10 +41,10 @@ def create(storage: Storage, config: RunConfig, choice: Choice, *, now: datetime
         raise ConfigError(f"batch {choice.batch or '(any)'} is not in the inbox; waiting: {list(seen.waiting_batches)}")
     to_read = delta.compare(rows, (), manifest.empty()).to_read
     read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
-    images = manifest.usable(identity.separate(identity.complete(read), manifest.empty()))
-    images = _sound(images.assign(split=Split.HOLDOUT.value), config.validation)
-    if images.empty:
+    usable = manifest.usable(identity.separate(identity.complete(read), manifest.empty()))
+    if usable.empty:
         raise DataError("no image of the inbox can be used; see their reasons with a night's run")
+    images = _sound(usable.assign(split=Split.HOLDOUT.value), config.validation)
     chosen = _patients(images, choice)
     fixed = images[images["patient_id"].isin(chosen)]
     return holdout.save(storage, config.data_uri, fixed, preprocessing_sha256(config.ingest.pixels), now)

@@ -10,7 +10,6 @@
 No torch is needed to write it, and no pickle to read it.
 """
 
-import importlib.metadata
 import io
 import shutil
 import tempfile
@@ -40,7 +39,7 @@ SERVING_PACKAGES = (
     "torch",
     "torchvision",
 )
-"""What `served_model.py` and all that it imports need."""
+"""What `served_model.py` and all that it imports need; training records their versions."""
 
 NOT_SERVED = ("__pycache__", "embedded", "orchestration", "steps", "storage", "*.html")
 """Parts of this package that have nothing to do with calling a model."""
@@ -75,13 +74,10 @@ def write_package(folder: Path, trained: TrainedModel, weights: Path, mlflow_mod
 
 
 def requirements(trained_with: Mapping[str, str]) -> list[str]:
-    """Pin what serving needs to the trainer's versions, and what the trainer didn't name to those installed here."""
-    # A version such as 2.15.0+cu130 names a build; the registry knows it without that ending.
-    versions = {
-        name: (trained_with.get(name) or importlib.metadata.version(name)).split("+")[0] for name in SERVING_PACKAGES
-    }
+    """Pin what serving needs to the versions that the model was trained with, by package name."""
     marks = {"python-gdcm": "; sys_platform == 'linux'"}
-    return [f"{name}=={version}{marks.get(name, '')}" for name, version in versions.items()]
+    # A version such as 2.15.0+cu130 names a build; package registries know it without that ending.
+    return [f"{name}=={trained_with[name].split('+')[0]}{marks.get(name, '')}" for name in SERVING_PACKAGES]
 
 
 def phantom() -> bytes:

@@ -99,7 +99,7 @@ class ValidationReport(Record):
 
     snapshot: Snapshot
     expectations: tuple[ExpectationOutcome, ...]
-    num_quarantined: int
+    num_quarantined: int = Field(description="images that this validation set aside, in the whole snapshot")
     bad_share: float = Field(description="of the night's new and revised images, those quarantined by ingest or here")
     data_docs_uri: str
 

@@ -78,7 +78,8 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
                 data, name=name, config=self.pixels_config, max_source_pixels=IngestConfig().max_source_pixels
             )
         except ImageError as error:
-            raise _refusal(row, f"{name} can't be used: {error}") from error
+            title = "the image" if isinstance(image, bytes) else name
+            raise _refusal(row, f"{title} can't be used: {error}") from error
         return decoded.pixels
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from bc_tasks import holdout, runs, snapshots
 from bc_tasks.config import RunConfig
@@ -42,6 +45,38 @@ def picture(seed: int, *, file_format: str = "JPEG", size_px: int = 80) -> bytes
     return buffer.getvalue()
 
 
+def dicom(seed: int, **tags: str) -> bytes:
+    """Return the image of a seed as a DICOM file with these tags."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture(seed, file_format="PNG"))))
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = DigitalMammographyXRayImageStorageForPresentation, f"1.2.{seed}"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 7, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = pixels.tobytes()
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+class Decoder(ThreadPoolExecutor):
+    """Decodes in one thread, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.num_decoded = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Count an image."""
+        self.num_decoded += 1
+        return super().submit(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Hospital:
     """A data root: what is put into its inbox, and its nights."""
@@ -69,9 +104,9 @@ class Hospital:
             if not paths or item.uri.endswith(paths):
                 self.storage.delete(item.uri)
 
-    def fix_holdout(self, *patient_ids: str) -> Holdout:
-        """Fix a holdout of two images a patient, made up, or of patients that never come."""
-        rows = [_holdout_row(patient, label) for patient in (patient_ids or ("nobody",)) for label in (0, 1)]
+    def fix_holdout(self, patient_id: str = "nobody", **facts: str) -> Holdout:
+        """Fix a holdout of two made-up images of one patient; `facts` are of the first."""
+        rows = [_holdout_row(patient_id, 0) | facts, _holdout_row(patient_id, 1)]
         digest = preprocessing_sha256(self.config.ingest.pixels)
         return holdout.save(self.storage, self.data_uri, pd.DataFrame(rows), digest, NOW)
 
@@ -83,8 +118,14 @@ class Hospital:
 
     def ingest(self, name: str, *, now: datetime = NOW) -> Snapshot:
         """Begin a night and ingest."""
-        with ThreadPoolExecutor(1) as executor:
+        with Decoder() as executor:
             return ingest.run(self.start(name), storage=self.storage, now=now, executor=executor)
+
+    def num_decoded(self, name: str) -> int:
+        """Begin a night and ingest; return how many images were downloaded and decoded for it."""
+        with Decoder() as executor:
+            ingest.run(self.start(name), storage=self.storage, now=NOW, executor=executor)
+            return executor.num_decoded
 
     def night(self, name: str, *, now: datetime = NOW) -> Snapshot:
         """Begin a night, ingest, and commit what was ingested, as validation would."""

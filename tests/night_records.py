@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from bc_tasks import gates, metrics, pixels
 from bc_tasks.config import GateConfig, PixelsConfig, RegistryConfig, RunConfig
 from bc_tasks.model_card import Night
+from bc_tasks.model_package import SERVING_PACKAGES
 from bc_tasks.records import (
     Counts,
     Environment,
@@ -122,7 +124,7 @@ def _trained(mlflow_run_id: str, weights_uri: str, weights_sha256: str) -> Train
             python="3.11.7",
             platform="Linux",
             device="cuda",
-            packages={"torch": "2.15.0+cu130", "torchvision": "0.29.2+cu130", "timm": "1.0.31", "safetensors": "0.8.0"},
+            packages={name: version(name) for name in SERVING_PACKAGES},
         ),
         seconds=321.0,
     )

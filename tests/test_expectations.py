@@ -15,8 +15,8 @@ from manifests import make_manifest
 from bc_tasks import manifest
 from bc_tasks.config import ValidationConfig
 from bc_tasks.expectations import EXPECTATIONS, Findings, check
+from bc_tasks.expectations.scopes import IMAGE, MANIFEST
 from bc_tasks.records import ExpectationOutcome
-from bc_tasks.scopes import IMAGE, MANIFEST
 
 NUM_IMAGES = 300
 

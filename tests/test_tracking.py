@@ -273,11 +273,14 @@ def test_a_version_says_what_it_is_and_where_it_comes_from(tracking: Tracking, w
     assert tracking.version_url("1").endswith(f"/#/models/{registered.name}/versions/1")
 
 
-def test_the_same_run_twice_is_one_version(tracking: Tracking, weights: Path) -> None:
+def test_the_same_run_twice_is_one_version_and_never_one_of_other_weights(tracking: Tracking, weights: Path) -> None:
     night = _night(tracking, weights)
     first, second = (_register(tracking, night, weights) for _ in range(2))
     assert (second.version, second.was_there_already) == (first.version, True)
     assert second.aliases == ("challenger",)
+    weights.write_bytes(b"trained anew")
+    with pytest.raises(DataError, match="registered as version 1, with other weights"):
+        _register(tracking, _night(tracking, weights), weights)
     assert len(_versions(tracking)) == 1
 
 
@@ -342,14 +345,6 @@ def test_a_lost_answer_does_not_open_two_runs(broken_network: tuple[Tracking, Fa
     assert len(tracking.client.search_runs([experiment.experiment_id])) == 1
 
 
-def test_a_run_that_was_trained_anew_is_not_taken_for_the_version_it_became(tracking: Tracking, weights: Path) -> None:
-    _register(tracking, _night(tracking, weights), weights)
-    weights.write_bytes(b"trained anew")
-    with pytest.raises(DataError, match="registered as version 1, with other weights"):
-        _register(tracking, _night(tracking, weights), weights)
-    assert len(_versions(tracking)) == 1
-
-
 def test_the_challenger_is_the_newest_and_the_champion_whom_a_person_chose(tracking: Tracking, weights: Path) -> None:
     first, second = (_night(tracking, weights, name) for name in ("night-1", "night-2"))
     _register(tracking, first, weights)
@@ -369,15 +364,13 @@ def _aliases(tracking: Tracking) -> dict[str, str]:
 # --- The champion ---
 
 
-def test_before_anybody_promotes_there_is_no_champion(tracking: Tracking, weights: Path) -> None:
-    assert tracking.champion() is None
-    _register(tracking, _night(tracking, weights), weights)
-    assert tracking.champion() is None
-
-
-def test_the_champion_comes_back_as_it_was_registered(tracking: Tracking, weights: Path, tmp_path: Path) -> None:
+def test_the_champion_is_nobody_until_promoted_and_then_as_it_was_registered(
+    tracking: Tracking, weights: Path, tmp_path: Path
+) -> None:
     night = _night(tracking, weights)
+    assert tracking.champion() is None
     registered = _register(tracking, night, weights)
+    assert tracking.champion() is None
     _promote(tracking, registered.version)
     champion = tracking.champion()
     assert champion is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from bc_tasks.errors import InfrastructureError
+from bc_tasks.errors import ConfigError, InfrastructureError
 
 TIMEOUT_SECONDS = 30
 POLL_SECONDS = 0.5
@@ -26,7 +26,11 @@ class DagRun:
 
 
 class AirflowApi:
-    """A client that is logged in as one user."""
+    """A client that is logged in as one user.
+
+    Each call raises a ConfigError for what Airflow refuses (a wrong password, an unknown DAG, a value that the
+    trigger form doesn't allow), and an InfrastructureError where Airflow doesn't answer.
+    """
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
@@ -86,17 +90,14 @@ class AirflowApi:
         lines = self._ask("GET", path, params={"map_index": map_index, "full_content": True})["content"]
         return "\n".join(str(line.get("event", line)) for line in lines)
 
-    def set_variable(self, key: str, value: str) -> None:
-        """Set an Airflow variable that is not there yet."""
-        self._ask("POST", "/api/v2/variables", json={"key": key, "value": value})
-
     def _ask(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
             raise InfrastructureError(f"Airflow did not answer {method} {path}: {error}; see its log") from error
         if answer.is_error:
-            raise InfrastructureError(f"Airflow answered {answer.status_code} to {method} {path}: {answer.text[:500]}")
+            kind = ConfigError if answer.is_client_error else InfrastructureError
+            raise kind(f"Airflow answered {answer.status_code} to {method} {path}: {answer.text[:500]}")
         return answer.json()
 
 

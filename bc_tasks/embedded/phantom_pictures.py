@@ -79,7 +79,7 @@ def draw(
     grey += 0.28 * thickness * _gland(breast, view, x, y, inside, rng)
     grey += 0.07 * thickness * _vessels(size_px, rng)
     if view is View.MLO:
-        grey += 0.24 * thickness * _pectoral(x, y, rng)
+        grey += 0.8 * _pectoral(x, y, rng) * (0.55 * thickness - grey)
     _add_benign(grey, breast, view, x, y, rng)
     if lesion:
         _add_lesion(grey, lesion, _place(breast, view, rng), x, y, rng)
@@ -183,12 +183,12 @@ def _scan(grey: Field, scanner: Scanner, marker: str, mirrored: bool, rng: np.ra
     """Return what the machine makes of it, uint8; the marker is burned in at the upper corner away from the breast."""
     noisy = grey + scanner.noise * rng.standard_normal(grey.shape, dtype=np.float32) * (grey > 0.02)
     values = np.clip(255 * noisy, 0, 255).astype(np.uint8)
-    picture = Image.fromarray(values[:, ::-1] if mirrored else values)
+    picture = Image.fromarray(values[:, ::-1] if mirrored else values).filter(ImageFilter.BoxBlur(scanner.blur_px))
     _burn_in(picture, marker, scanner.has_boxed_marker, mirrored)
     curve = np.minimum(scanner.gain * np.linspace(0, 1, 256) ** scanner.gamma, 1)
     shown = np.rint(255 * (scanner.air + (1 - scanner.air) * curve)).astype(np.uint8)
     table = 255 - shown if scanner.stores_inverted else shown
-    return np.asarray(table[np.asarray(picture.filter(ImageFilter.BoxBlur(scanner.blur_px)))])
+    return np.asarray(table[np.asarray(picture)])
 
 
 def _burn_in(picture: Image.Image, marker: str, boxed: bool, mirrored: bool) -> None:

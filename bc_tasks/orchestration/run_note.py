@@ -104,7 +104,7 @@ def on_dag_run_failed(dag_run: Any) -> None:
 def _write(dag_run: Any, sentences: list[str]) -> None:
     """Set the note, unless a person has written one: theirs stays. The scheduler commits it with the run's state."""
     theirs = dag_run.dag_run_note is not None and dag_run.dag_run_note.user_id is not None
-    text = " ".join(sentences)
+    text = " ".join(filter(None, sentences))
     if text and not theirs:
         dag_run.note = text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 4]} ..."
 

@@ -11,9 +11,9 @@ from bc_tasks import expectations, holdout, manifest, runs, snapshots
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ValidationFailed
 from bc_tasks.expectations import Findings
+from bc_tasks.expectations.scopes import NUM_NAMED, is_bad, is_tonights
 from bc_tasks.mammogram import QuarantineReason
 from bc_tasks.records import ExpectationOutcome, Run, Snapshot, ValidationReport
-from bc_tasks.scopes import NUM_NAMED, is_tonights
 from bc_tasks.storage import Storage, join
 
 FAILED_REPORT = "validate-failed.json"
@@ -95,14 +95,14 @@ def _report(candidate: Snapshot, findings: Findings, tonight: pd.DataFrame, data
         snapshot=candidate.model_copy(update={"quarantined_now": dict(sorted(Counter(reasons).items()))}),
         expectations=findings.outcomes,
         num_quarantined=len(findings.bad_rows),
-        bad_share=len(reasons) / len(tonight) if len(tonight) else 0.0,
+        bad_share=float(is_bad(tonight).mean()) if len(tonight) else 0.0,
         data_docs_uri=data_docs_uri,
     )
 
 
 def _message(report: ValidationReport, tonight: pd.DataFrame, config: RunConfig) -> str:
     """Return what the engineer on call needs: what is broken, in which batches and images, and what to do."""
-    bad = tonight[tonight["quarantine_reason"].notna()]
+    bad = tonight[is_bad(tonight)]
     now = report.snapshot
     lines = [
         "the night stops here: nothing is trained on, and no snapshot was committed.",

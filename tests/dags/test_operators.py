@@ -1,10 +1,12 @@
 """The house operator with real processes: what comes out of an exit code, and that nothing is left running."""
 
 import json
-import logging
+import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,24 @@ def step(script: str, run_uri: str = "file:///nowhere/runs/night", **arguments: 
     return operator
 
 
-def wait_for_pids(path: Path) -> list[psutil.Process]:
+def wait_for_pids(path: Path) -> list[int]:
+    wait_until(path.exists)
+    pids: list[int] = json.loads(path.read_text())
+    return pids
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return [psutil.Process(pid) for pid in json.loads(path.read_text())]
 
 
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=5)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+def is_gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -86,29 +95,27 @@ def test_a_time_out_is_not_retried() -> None:
 
 
 def test_the_log_has_the_command_to_repeat_by_hand_and_every_line(
-    caplog: pytest.LogCaptureFixture, task_instance: Any
+    capfd: pytest.CaptureFixture[str], task_instance: Any
 ) -> None:
     script = "import sys; print(sys.argv[1:]); print('an error line', file=sys.stderr)"
-    with caplog.at_level(logging.INFO):
-        step(script, backbone="resnet50").execute({"ti": task_instance})
+    step(script, backbone="resnet50").execute({"ti": task_instance})
     arguments = ["ingest", "--run-uri", "file:///nowhere/runs/night", "--backbone", "resnet50"]
-    assert caplog.messages[-3:] == [f"The same by hand: bc {' '.join(arguments)}", str(arguments), "an error line"]
+    log = capfd.readouterr().out
+    for line in (f"The same by hand: bc {' '.join(arguments)}", str(arguments), "an error line"):
+        assert line in log
 
 
-def test_lines_come_while_the_step_runs(caplog: pytest.LogCaptureFixture, tmp_path: Path, task_instance: Any) -> None:
+def test_lines_come_while_the_step_runs(capfd: pytest.CaptureFixture[str], tmp_path: Path, task_instance: Any) -> None:
     """The step goes on only when its line has been seen, so a line that waits for the end would wait for ever."""
     go_on = tmp_path / "go-on"
     script = f"import os, time\nprint('epoch 1')\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.05)"
     running = threading.Thread(target=step(script).execute, args=({"ti": task_instance},))
-    with caplog.at_level(logging.INFO):
-        running.start()
-        deadline = time.monotonic() + 60
-        while "epoch 1" not in caplog.messages and time.monotonic() < deadline:
-            time.sleep(0.05)
-        seen = "epoch 1" in caplog.messages
+    running.start()
+    try:
+        wait_until(lambda: "epoch 1" in capfd.readouterr().out)
+    finally:
         go_on.touch()
         running.join(60)
-    assert seen
 
 
 @pytest.mark.parametrize("prelude", ["", STUBBORN], ids=["obedient", "stubborn"])
@@ -125,21 +132,28 @@ def test_a_killed_task_leaves_no_process(prelude: str, tmp_path: Path, task_inst
 
     running = threading.Thread(target=execute)
     running.start()
-    processes = wait_for_pids(pids)
+    both = wait_for_pids(pids)
     begin = time.monotonic()
     operator.on_kill()
     assert time.monotonic() - begin < 4.5, "Airflow kills the operator itself after 5 s"
     running.join(10)
-    assert_gone(processes)
+    wait_until(lambda: all(map(is_gone, both)))
     assert "ended by SIG" in str(raised)
 
 
 def test_a_task_that_runs_out_of_time_leaves_no_process(tmp_path: Path, task_instance: Any) -> None:
     pids = tmp_path / "pids"
     operator = step(WITH_A_CHILD.format(prelude="", postlude="time.sleep(600)"), f"file://{pids}")
-    with pytest.raises(AirflowTaskTimeout), timeout(5):
+
+    def ring() -> None:
+        wait_until(pids.exists)
+        os.kill(os.getpid(), signal.SIGALRM)  # as the clock of `timeout` will
+
+    threading.Thread(target=ring).start()
+    with pytest.raises(AirflowTaskTimeout), timeout(600):
         operator.execute({"ti": task_instance})
-    assert_gone(wait_for_pids(pids))
+    both = wait_for_pids(pids)
+    wait_until(lambda: all(map(is_gone, both)))
 
 
 def test_what_a_step_leaves_running_ends_with_it(tmp_path: Path, task_instance: Any) -> None:
@@ -148,7 +162,8 @@ def test_what_a_step_leaves_running_ends_with_it(tmp_path: Path, task_instance: 
         '600)"]', '600)"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL'
     )
     step(script, f"file://{pids}").execute({"ti": task_instance})
-    assert_gone(wait_for_pids(pids))
+    both = wait_for_pids(pids)
+    wait_until(lambda: all(map(is_gone, both)))
 
 
 def test_killing_a_task_that_has_not_begun_is_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from bc_tasks.delta import FACTS
-from bc_tasks.mammogram import Label, Split
+from bc_tasks.mammogram import Label, QuarantineReason, Split
 
 NUM_NAMED = 10
 """How many bad things are named, in records, messages and Data Docs."""
@@ -63,10 +63,16 @@ def is_tonights(candidate: pd.DataFrame, previous: pd.DataFrame) -> "pd.Series[b
     return pd.Series(~now.isin(then), index=candidate.index)
 
 
+def is_bad(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Say which rows are quarantined for a fault; a copy of a picture that is there already does no harm."""
+    reason = rows["quarantine_reason"].fillna("")
+    return (reason != "") & (reason != QuarantineReason.DUPLICATE_CONTENT.value)
+
+
 def night(candidate: pd.DataFrame, previous: pd.DataFrame, bad_keys: Collection[str]) -> pd.DataFrame | str:
     """Return tonight's rows, quarantined ones included, with `is_bad`; both manifests are whole ones."""
-    is_bad = candidate["quarantine_reason"].notna() | candidate["key"].isin(bad_keys)
-    rows = candidate.assign(is_bad=is_bad)[is_tonights(candidate, previous)].reset_index(drop=True)
+    bad = is_bad(candidate) | candidate["key"].isin(bad_keys)
+    rows = candidate.assign(is_bad=bad)[is_tonights(candidate, previous)].reset_index(drop=True)
     return "nothing is new or revised" if rows.empty else rows
 
 

@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bc_tasks.expectations.scopes import Scope
 from bc_tasks.records import ExpectationOutcome
-from bc_tasks.scopes import Scope
 
 Checked = tuple[ExpectationOutcome, Any]
 """What was seen, with Great Expectations' own result; None where there was nothing to look at."""
@@ -21,7 +21,7 @@ def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]]) ->
     """Write the page; `checked` has the outcomes of each scope, in the order of the page."""
     from great_expectations.render.view import DefaultJinjaPageView
 
-    page = files("bc_tasks").joinpath("data_docs_page.html").read_text(encoding="utf-8")
+    page = files("bc_tasks.expectations").joinpath("page.html").read_text(encoding="utf-8")
     template = DefaultJinjaPageView().env.from_string(page)
     outcomes = [outcome for group in checked.values() for outcome, _ in group]
     sections = [_section(scope, group).to_json_dict() for scope, group in checked.items()]

@@ -1,0 +1,306 @@
+"""Training on real S3 and a real MLflow server: all that later steps need, once, and never on the holdout."""
+
+import _thread
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from manifests import make_manifest
+from night_records import make_night
+from training_images import make_images
+
+from bc_tasks import fingerprint, holdout, manifest, metrics, runs, shards, snapshots
+from bc_tasks.config import RegistryConfig, RunConfig
+from bc_tasks.errors import ConfigError, DataError, RecordMissing
+from bc_tasks.records import ModelSpec, Run, Snapshot, TrainedModel, ValidationReport
+from bc_tasks.steps import train as step
+from bc_tasks.storage import Storage
+from bc_tasks.tracking import Tracking, open_tracking
+from bc_tasks.training import scoring, weights
+from bc_tasks.training.backbones import build
+from bc_tasks.training.data import fetch_pixels
+
+BACKBONE = "efficientnet_lite0"
+DIGEST = "ab" * 32
+HOLDOUT_PATIENTS = {"p0", "p1", "p2"}
+QUICK = {
+    "image_size_px": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "trainable_stages": 0,
+    "weights": "none",
+    "early_stop_epochs": 50,
+}
+
+
+@pytest.fixture
+def tracking(mlflow_environment: dict[str, str]) -> Tracking:  # noqa: ARG001 - sets variables
+    """Tracking on the embedded server, with an experiment and a model of the test's own."""
+    name = uuid.uuid4().hex
+    return open_tracking(RegistryConfig(experiment=name, model_name=name))
+
+
+def store_images(storage: Storage, data_uri: str, num_images: int = 45) -> pd.DataFrame:
+    """Store pixels that can be learnt from; return their manifest."""
+    frame = make_manifest(num_images)
+    made = make_images(2 * num_images, seed=1)
+    numbers = {label: iter(np.flatnonzero(made.labels == label)) for label in (0, 1)}
+    pixels = [made.images[next(numbers[int(label)])] for label in frame["label"]]
+    digests = [shards.pixel_sha256(image) for image in pixels]
+    key = shards.shard_key(DIGEST, digests)
+    storage.write(f"{data_uri}/{key}", shards.pack(pixels))
+    return frame.assign(pixel_sha256=digests, shard_key=key, shard_row=range(num_images))
+
+
+def fix_holdout(storage: Storage, data_uri: str, frame: pd.DataFrame) -> holdout.Holdout:
+    rows = frame[frame["patient_id"].isin(HOLDOUT_PATIENTS)]
+    return holdout.save(storage, data_uri, rows, DIGEST, datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def begin_run(storage: Storage, data_uri: str, frame: pd.DataFrame, name: str = "night", **training: object) -> str:
+    """Leave the records that the steps before leave; return the run's URI."""
+    run_uri = f"{data_uri}/runs/{name}"
+    config = RunConfig.model_validate(
+        {"data_uri": data_uri, "ingest": {"pixels": {"size_px": 64}}, "training": {**QUICK, **training}}
+    )
+    started_at = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+    runs.write(
+        storage,
+        run_uri,
+        Run(run_uri=run_uri, started_at=started_at, trigger="test", code_version="0.1.0+test", config=config),
+    )
+    manifest_uri = f"{data_uri}/snapshots/{name}/manifest.parquet"
+    storage.write(manifest_uri, manifest.to_parquet(frame))
+    snapshot = Snapshot(
+        manifest_uri=manifest_uri,
+        fingerprint=fingerprint.of_manifest(manifest.conform(frame)),
+        number=1,
+        base_number=None,
+        preprocessing_sha256=DIGEST,
+        holdout_fingerprint="f" * 64,
+        num_new=len(frame),
+        num_revised=0,
+        num_withdrawn=0,
+        counts=snapshots.describe(frame),
+        quarantined_now={},
+        waiting_batches=(),
+        notes=(),
+    )
+    report = ValidationReport(
+        snapshot=snapshot, expectations=(), num_quarantined=0, bad_share=0, data_docs_uri=f"{run_uri}/docs"
+    )
+    runs.write(storage, run_uri, report)
+    return run_uri
+
+
+@pytest.fixture
+def frame(storage: Storage, data_uri: str) -> pd.DataFrame:
+    """A snapshot's manifest without the holdout's patients, its pixels stored and the holdout fixed."""
+    whole = store_images(storage, data_uri)
+    fix_holdout(storage, data_uri, whole)
+    return whole[~whole["patient_id"].isin(HOLDOUT_PATIENTS)].reset_index(drop=True)
+
+
+def train(run_uri: str, storage: Storage, tracking: Tracking, cache: Path) -> TrainedModel:
+    return step.run(run_uri, BACKBONE, storage=storage, tracking=tracking, cache=cache)
+
+
+def mlflow_run(tracking: Tracking, trained: TrainedModel) -> Any:
+    return tracking.client.get_run(trained.mlflow_run_id)
+
+
+def test_all_that_later_steps_need_is_left_behind(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    run_uri = begin_run(storage, data_uri, frame)
+    trained = train(run_uri, storage, tracking, tmp_path / "cache")
+    assert runs.read(storage, run_uri, TrainedModel, f"train-{BACKBONE}.json") == trained
+    stored = storage.read(f"{run_uri}/models/{BACKBONE}/model.safetensors")
+    assert trained.weights_uri == f"{run_uri}/models/{BACKBONE}/model.safetensors"
+    assert sha256(stored).hexdigest() == trained.weights_sha256
+    assert ModelSpec.model_validate_json(storage.read(f"{run_uri}/models/{BACKBONE}/spec.json")) == trained.spec
+    assert (trained.num_training_images, trained.num_tuning_images) == (
+        (frame["split"] == "training").sum(),
+        (frame["split"] == "tuning").sum(),
+    )
+    assert (trained.num_epochs, trained.seed, trained.started_from) == (2, 17, "random weights")
+    assert {"torch", "timm", "safetensors", "mlflow"} <= set(trained.environment.packages)
+
+
+def test_the_stored_weights_and_operating_point_give_the_recorded_tuning_metrics(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    trained = train(begin_run(storage, data_uri, frame), storage, tracking, tmp_path / "cache")
+    storage.download(trained.weights_uri, tmp_path / "model.safetensors")
+    tuning = frame[frame["split"] == "tuning"]
+    images = fetch_pixels(storage, data_uri, tuning, tmp_path / "other")
+    model = scoring.load_model(trained.spec, tmp_path / "model.safetensors")
+    scores = scoring.score(model, trained.spec, images, batch_size=3)
+    seen = metrics.summarise(tuning["label"].to_numpy(dtype=int), scores, trained.spec.operating_point)
+    assert seen == pytest.approx(trained.tuning_metrics, abs=1e-6, nan_ok=True)
+
+
+def test_mlflow_shows_every_epoch_and_what_was_configured(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    trained = train(begin_run(storage, data_uri, frame), storage, tracking, tmp_path)
+    seen = mlflow_run(tracking, trained)
+    assert seen.info.status == "FINISHED"
+    assert seen.data.params["epochs"] == "2"
+    assert seen.data.params["rotation_degrees"] == "20.0"
+    for name in ("training_loss", "learning_rate", "images_per_second", "tuning_auc", "tuning_average_precision"):
+        history = tracking.client.get_metric_history(trained.mlflow_run_id, name)
+        assert [point.step for point in history] == [1, 2], name
+
+
+def test_done_again_nothing_is_trained(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    run_uri = begin_run(storage, data_uri, frame)
+    trained = train(run_uri, storage, tracking, tmp_path / "cache")
+    for stored in storage.list(f"{data_uri}/pixels"):
+        storage.delete(stored.uri)
+    assert train(run_uri, storage, tracking, tmp_path / "empty cache") == trained
+
+
+def test_an_interrupted_training_goes_on_on_another_machine_to_the_same_weights(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    broken, whole = (begin_run(storage, data_uri, frame, name, epochs=40) for name in ("broken", "whole"))
+    mark = f"{broken}/checkpoints/{BACKBONE}/checkpoint.json"
+
+    def press_ctrl_c() -> None:
+        while storage.find(mark) is None:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    threading.Thread(target=press_ctrl_c, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, storage, tracking, tmp_path / "one machine")
+    assert storage.find(mark) is not None
+    assert not runs.exists(storage, broken, f"train-{BACKBONE}.json")
+
+    resumed = train(broken, storage, tracking, tmp_path / "another machine")
+    assert train(whole, storage, tracking, tmp_path / "a third").weights_sha256 == resumed.weights_sha256
+    steps = [point.step for point in tracking.client.get_metric_history(resumed.mlflow_run_id, "training_loss")]
+    assert sorted(set(steps)) == list(range(1, 41))
+    assert len(steps) < 42, "no more than the epoch that was cut short is done twice"
+    assert mlflow_run(tracking, resumed).info.status == "FINISHED"
+    assert storage.list(f"{broken}/checkpoints") == []
+
+
+def test_an_image_of_a_holdout_patient_stops_the_training(
+    storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    whole = store_images(storage, data_uri)
+    fix_holdout(storage, data_uri, whole)
+    run_uri = begin_run(storage, data_uri, whole)
+    with pytest.raises(
+        DataError, match=r"9 images of the snapshot belong to patients, or show pictures, of the holdout"
+    ):
+        train(run_uri, storage, tracking, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["source_stem", "pixel_sha256"])
+def test_a_holdout_image_under_another_patients_name_stops_the_training(
+    column: str, frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    theirs = holdout.load(storage, data_uri).manifest[column][0]
+    frame.loc[5, column] = theirs
+    with pytest.raises(DataError, match=rf"1 images .* of the holdout, e\.g\. \['{frame['image_id'][5]}'\]"):
+        train(begin_run(storage, data_uri, frame), storage, tracking, tmp_path)
+
+
+def test_rows_of_the_holdout_in_the_snapshot_are_not_trained_on(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    theirs = holdout.load(storage, data_uri).manifest
+    trained = train(begin_run(storage, data_uri, pd.concat([frame, theirs])), storage, tracking, tmp_path)
+    assert trained.num_training_images + trained.num_tuning_images == len(frame)
+
+
+def test_a_patient_in_two_splits_stops_the_training(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    frame.loc[frame.index[0], "split"] = "tuning" if frame["split"][0] == "training" else "training"
+    with pytest.raises(DataError, match="3 images of the snapshot belong to patients that are in more than one split"):
+        train(begin_run(storage, data_uri, frame), storage, tracking, tmp_path)
+
+
+@pytest.mark.parametrize("split", ["training", "tuning"])
+def test_one_label_only_stops_the_training(
+    split: str, frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    one_label = frame[(frame["split"] != split) | (frame["label"] == 0)]
+    with pytest.raises(DataError, match=f"the {split} split needs images of both labels"):
+        train(begin_run(storage, data_uri, one_label), storage, tracking, tmp_path)
+
+
+def test_quarantined_images_are_not_trained_on(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    row = frame.index[frame["split"] == "training"][0]
+    frame.loc[row, "quarantine_reason"] = "failed_expectation"
+    trained = train(begin_run(storage, data_uri, frame), storage, tracking, tmp_path)
+    assert trained.num_training_images == (frame["split"] == "training").sum() - 1
+
+
+def test_nothing_is_trained_before_validation(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    run_uri = begin_run(storage, data_uri, frame)
+    storage.delete(f"{run_uri}/validate.json")
+    with pytest.raises(RecordMissing, match="'validate'"):
+        train(run_uri, storage, tracking, tmp_path)
+
+
+def test_a_training_that_fails_is_a_failed_run_in_mlflow_and_leaves_no_record(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    run_uri = begin_run(storage, data_uri, frame, trainable_stages=8)
+    with pytest.raises(ConfigError, match="has 7 stages"):
+        train(run_uri, storage, tracking, tmp_path)
+    assert not runs.exists(storage, run_uri, f"train-{BACKBONE}.json")
+    (seen,) = tracking.client.search_runs(
+        [tracking.client.get_experiment_by_name(tracking.config.experiment).experiment_id]
+    )
+    assert seen.info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_a_warm_start_begins_with_the_champions_weights(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    run_uri = begin_run(storage, data_uri, frame, warm_start=True, epochs=1, learning_rate=1e-12, min_learning_rate=0)
+    assert train(run_uri, storage, tracking, tmp_path).started_from == "random weights", "nobody is champion yet"
+
+    theirs = tmp_path / "model.safetensors"
+    digest = weights.write(build("tf_efficientnet_lite0.in1k", seed=9).state_dict(), theirs)
+    night = make_night(
+        f"{data_uri}/runs/before", mlflow_run_id=mlflow_run_of(tracking), registry=tracking.config, weights=theirs
+    )
+    version = tracking.register(**vars(night), weights=theirs).version
+    tracking.client.set_registered_model_alias(tracking.config.model_name, "champion", version)
+
+    again = begin_run(
+        storage, data_uri, frame, "second", warm_start=True, epochs=1, learning_rate=1e-12, min_learning_rate=0
+    )
+    trained = train(again, storage, tracking, tmp_path)
+    assert trained.started_from == f"champion, version {version}"
+    storage.download(trained.weights_uri, tmp_path / "trained.safetensors")
+    ours, champions = weights.read(tmp_path / "trained.safetensors"), weights.read(theirs)
+    assert digest == night.trained.weights_sha256
+    for name, tensor in champions.items():
+        assert np.allclose(ours[name], tensor, atol=1e-6), name
+
+
+def mlflow_run_of(tracking: Tracking) -> str:
+    with tracking.training_run("s3://images/runs/before", BACKBONE, params={}, tags={}) as training:
+        return training.mlflow_run_id
