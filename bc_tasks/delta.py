@@ -62,15 +62,15 @@ def compare(inbox_rows: pd.DataFrame, waiting_batches: tuple[str, ...], base: pd
     its images took to come.
     """
     tonight = manifest.conform(inbox_rows).set_index("key", drop=False)
-    waits = base["batch"].isin(waiting_batches)
-    before = base[~waits].set_index("key", drop=False)
+    before = base.set_index("key", drop=False)
     both = tonight.index.intersection(before.index)
     unchanged = both[_same(before.loc[both], tonight.loc[both], OBJECT)]
     carried = _carry(before.loc[unchanged], tonight.loc[unchanged])
     rest = tonight.drop(index=carried.index)
     readable = rest["quarantine_reason"].isna()
+    waiting = base[base["batch"].isin(waiting_batches)]
     return Delta(
-        known=manifest.conform(pd.concat([base[waits], carried, rest[~readable]], ignore_index=True)),
+        known=manifest.conform(pd.concat([waiting, carried, rest[~readable]], ignore_index=True)),
         to_read=manifest.conform(rest[readable]),
     )
 

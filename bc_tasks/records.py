@@ -63,6 +63,7 @@ class Snapshot(Record):
     fingerprint: Sha256
     number: int | None = Field(description="place in the row of committed snapshots, from 1; None: not committed")
     base_number: int | None = Field(description="the committed snapshot it was compared with; None: it is the first")
+    base_is_unfinished: bool = Field(description="that snapshot's night broke off before its verdict was carried out")
     preprocessing_sha256: Sha256
     holdout_fingerprint: Sha256
     num_new: int
@@ -74,9 +75,14 @@ class Snapshot(Record):
     notes: tuple[str, ...] = Field(description="what an operator should know, a sentence each")
 
     @property
-    def has_news(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether anything differs from the snapshot before."""
         return self.num_new + self.num_revised + self.num_withdrawn > 0
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to train on: changes, or a snapshot whose own night broke off."""
+        return self.has_changes or self.base_is_unfinished
 
 
 class ExpectationOutcome(Part):
@@ -102,6 +108,10 @@ class ValidationReport(Record):
     num_quarantined: int = Field(description="images that this validation set aside, in the whole snapshot")
     bad_share: float = Field(description="of the night's new and revised images, those quarantined by ingest or here")
     data_docs_uri: str
+
+
+FAILED_VALIDATION = "validate-failed.json"
+"""A validation report of a night that stopped; not `validate.json`, for that one means passed."""
 
 
 class Interval(Part):

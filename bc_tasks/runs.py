@@ -1,5 +1,6 @@
 """A folder of records, such as a run's: where they are read and written."""
 
+import re
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -9,6 +10,11 @@ from bc_tasks.records import Record
 from bc_tasks.storage import Storage, join
 
 R = TypeVar("R", bound=Record)
+
+
+def to_run_name(dag_run_id: str) -> str:
+    """Make the name of a run's folder out of Airflow's run id: the same on every try, and safe in a URI."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", dag_run_id.replace("+00:00", "Z"))
 
 
 def exists(storage: Storage, run_uri: str, file_name: str) -> bool:

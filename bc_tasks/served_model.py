@@ -6,7 +6,7 @@
     model.predict(pd.DataFrame({"image": [...]}))    # either, in the first column
 
 MLflow copies this file into every version and runs it when the version is loaded ("models from code"),
-so nothing is pickled; `model_package.py` writes what lies around it. Torch is imported on loading only,
+so nothing is pickled; `tracking/package.py` writes what lies around it. Torch is imported on loading only,
 because MLflow also runs this file where a model is registered, and there is no torch there.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException  # noqa: TID253 - MLflow runs this file
-from mlflow.models import set_model  # noqa: TID253 - MLflow runs this file
-from mlflow.pyfunc import PythonModel  # noqa: TID253 - MLflow runs this file
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from bc_tasks import pixels
 from bc_tasks.config import IngestConfig, PixelsConfig

@@ -1,5 +1,7 @@
 """Committed snapshots: numbered, immutable, found by listing; the commit is one conditional write."""
 
+import json
+
 import pandas as pd
 
 from bc_tasks import fingerprint, manifest, runs
@@ -8,6 +10,7 @@ from bc_tasks.records import Counts, Snapshot
 from bc_tasks.storage import Storage, join
 
 MARK = "snapshot.json"
+FINISHED = "finished.json"
 
 
 def folder_uri(data_uri: str, number: int) -> str:
@@ -77,7 +80,7 @@ def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataF
     content = fingerprint.of_manifest(frame)
     last = latest(storage, data_uri)
     if last is not None and (
-        not candidate.has_news or (last.base_number, last.fingerprint) == (candidate.base_number, content)
+        not candidate.has_changes or (last.base_number, last.fingerprint) == (candidate.base_number, content)
     ):
         return last
     last_number = last.number if last else None
@@ -102,3 +105,18 @@ def commit(storage: Storage, data_uri: str, candidate: Snapshot, frame: pd.DataF
     except AlreadyExists as error:
         raise InfrastructureError(f"another run committed {folder} at the same time; try this step again") from error
     return committed
+
+
+def finish(storage: Storage, snapshot: Snapshot, run_uri: str) -> None:
+    """Mark that a night has carried out its verdict on this committed snapshot; until then it stays news."""
+    data = json.dumps({"run_uri": run_uri}).encode()
+    storage.write(_finished_uri(snapshot), data, content_type="application/json")
+
+
+def is_finished(storage: Storage, snapshot: Snapshot) -> bool:
+    """Say whether a night has carried out its verdict on this committed snapshot."""
+    return storage.find(_finished_uri(snapshot)) is not None
+
+
+def _finished_uri(snapshot: Snapshot) -> str:
+    return join(snapshot.manifest_uri.rpartition("/")[0], FINISHED)

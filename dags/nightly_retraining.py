@@ -32,8 +32,8 @@ red task. Its last lines say what was seen, what was wanted and what to do, and 
 
 **Clear or trigger?** A run keeps its configuration and what it took in. So *clear* the red task where the cause lay
 outside the run, and it goes on from there, nothing doubled. *Trigger* a new run where the data or the configuration was
-mended. A run that failed after `validate` has committed its data: the next night has no news of it and would not train.
-If you don't clear it, trigger a run with **Train if nothing new**.
+mended. A run that failed after `validate` has committed its data; if nobody clears it, the next night makes up for it,
+even if nothing else is new.
 
 A time-out is not retried: the step hung, or needs more than `schedule` in the configuration gives it.
 

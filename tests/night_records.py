@@ -9,8 +9,6 @@ import numpy as np
 
 from bc_tasks import gates, metrics, pixels
 from bc_tasks.config import GateConfig, PixelsConfig, RegistryConfig, RunConfig
-from bc_tasks.model_card import Night
-from bc_tasks.model_package import SERVING_PACKAGES
 from bc_tasks.records import (
     Counts,
     Environment,
@@ -22,6 +20,8 @@ from bc_tasks.records import (
     Snapshot,
     TrainedModel,
 )
+from bc_tasks.tracking.model_card import Night
+from bc_tasks.tracking.package import SERVING_PACKAGES
 
 PIXELS = PixelsConfig(size_px=96)
 HOLDOUT = "f" * 64
@@ -136,6 +136,7 @@ def _snapshot() -> Snapshot:
         fingerprint="a" * 64,
         number=12,
         base_number=11,
+        base_is_unfinished=False,
         preprocessing_sha256=pixels.preprocessing_sha256(PIXELS),
         holdout_fingerprint=HOLDOUT,
         num_new=200,

@@ -6,8 +6,8 @@ import pytest
 from night_records import make_night
 
 from bc_tasks.config import RegistryConfig
-from bc_tasks.model_card import Night, describe_model, describe_version
 from bc_tasks.records import Interval
+from bc_tasks.tracking.model_card import Night, describe_model, describe_version
 
 REGISTRY = RegistryConfig(model_name="classifier", champion_alias="best", challenger_alias="newest")
 

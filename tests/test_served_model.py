@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from bc_tasks import pixels
 from bc_tasks.embedded.mlflow_server import EmbeddedMlflow
-from bc_tasks.model_package import SERVING_PACKAGES, phantom, requirements
+from bc_tasks.tracking.package import SERVING_PACKAGES, phantom, requirements
 from bc_tasks.training.scoring import load_model, score
 
 pytestmark = pytest.mark.slow

@@ -22,6 +22,7 @@ def _candidate(frame: pd.DataFrame, base: Snapshot | None = None, *, num_new: in
         fingerprint=fingerprint.of_manifest(frame),
         number=None,
         base_number=base.number if base else None,
+        base_is_unfinished=False,
         preprocessing_sha256=DIGEST,
         holdout_fingerprint=DIGEST,
         num_new=num_new,

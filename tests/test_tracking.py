@@ -19,9 +19,9 @@ from night_records import make_night, model_spec
 
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, ConfigError, DataError, InfrastructureError, ObjectNotFound
-from bc_tasks.model_card import Night
 from bc_tasks.storage import Storage
 from bc_tasks.tracking import Tracking, open_tracking
+from bc_tasks.tracking.model_card import Night
 
 BACKBONE = "efficientnet_lite0"
 

@@ -139,7 +139,7 @@ def _place(breast: Breast, view: View, rng: np.random.Generator) -> Point:
 def _add_benign(grey: Field, breast: Breast, view: View, x: Field, y: Field, rng: np.random.Generator) -> None:
     """Add what looks suspicious and isn't: smooth faint ovals, and coarse calcifications that stand alone."""
     for _ in range(rng.poisson(0.5)):
-        contrast, radius, stretch = rng.uniform((0.03, 0.015, 0.7), (0.12, 0.04, 1.4)).tolist()
+        contrast, radius, stretch = rng.uniform((0.03, 0.015, 0.7), (0.1, 0.03, 1.4)).tolist()
         centre = _place(breast, view, rng)
         near = _near(centre, 3 * radius, grey)
         distance = np.hypot((x[near] - centre[0]) * stretch, y[near] - centre[1])
@@ -152,12 +152,12 @@ def _add_benign(grey: Field, breast: Breast, view: View, x: Field, y: Field, rng
 def _add_lesion(grey: Field, lesion: Lesion, centre: Point, x: Field, y: Field, rng: np.random.Generator) -> None:
     if lesion.kind == "calcifications":
         for place in (centre + rng.normal(0, 0.6 * lesion.radius, (rng.integers(8, 20), 2))).tolist():
-            _add_dot(grey, place, 0.12 + 0.5 * lesion.visibility, 0.0026, x, y)
+            _add_dot(grey, place, 0.3 + 0.5 * lesion.visibility, 0.0035, x, y)
         return
     near = _near(centre, 4 * lesion.radius, grey)
     right, down = x[near] - centre[0], y[near] - centre[1]
     distance, angle = np.hypot(right, down), np.arctan2(down, right)
-    contrast = 0.05 + 0.3 * lesion.visibility
+    contrast = 0.15 + 0.35 * lesion.visibility
     phases = rng.uniform(0, 6, 3).tolist()
     lobes = sum(0.1 * np.cos(n * angle + phase) for n, phase in zip((2, 3, 5), phases, strict=True))
     grey[near] += contrast * _soft_step(lesion.radius * (1 + lobes) - distance, 0.25 * lesion.radius)

@@ -90,7 +90,7 @@ def _make_patient(number: int, rng: np.random.Generator, size_px: int) -> Iterat
     machine_id = _choose(rng, {name: machine.share for name, machine in MACHINES.items()})
     machine = MACHINES[machine_id]
     breast = Breast(depth=rng.uniform(0.35, 0.72), density=_choose(rng, DENSITY_SHARES))
-    lesion = Lesion(_choose(rng, LESION_SHARES), rng.uniform(0.1, 1.0), rng.uniform(0.02, 0.05)) if has_cancer else None
+    lesion = Lesion(_choose(rng, LESION_SHARES), rng.uniform(), rng.uniform(0.03, 0.06)) if has_cancer else None
     age = int(np.clip(rng.normal(62 if has_cancer else 57, 10), 35, 90))
     sides = list(Laterality) if rng.random() < 0.5 else list(Laterality)[::-1]  # the cancer is in the first
     images = [(laterality, view) for laterality in sides for view in (View.CC, View.MLO)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.listeners import hookimpl
 
 from bc_tasks.errors import BcError, RecordMissing
-from bc_tasks.records import Record, RegisteredModel, Snapshot, ValidationReport, Verdict
+from bc_tasks.records import FAILED_VALIDATION, Record, RegisteredModel, Snapshot, ValidationReport, Verdict
 
 if TYPE_CHECKING:
     from bc_tasks.storage import Storage
@@ -21,7 +21,6 @@ NOTE_KEY = "note"
 FAILURE_KEY = "failure"
 MAX_LENGTH = 1000  # of the column dag_run_note.content
 NUM_NAMED = 3
-FAILED_REPORT = "validate-failed.json"  # its name in steps/validate.py, whose import costs seconds
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def describe(storage: "Storage", run_uri: str) -> str:
 
 
 def _sentences(storage: "Storage", run_uri: str) -> Iterator[str]:
-    refused = _read(storage, run_uri, ValidationReport, FAILED_REPORT)
+    refused = _read(storage, run_uri, ValidationReport, FAILED_VALIDATION)
     report = refused or _read(storage, run_uri, ValidationReport)
     if snapshot := report.snapshot if report else _read(storage, run_uri, Snapshot):
         yield _news(snapshot)

@@ -1,7 +1,6 @@
 """The tasks that need no process of their own: the start of a night, and the two questions that may end it."""
 
 import logging
-import re
 from typing import Any
 
 from airflow.sdk import task
@@ -17,6 +16,7 @@ def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
 
     Returns the backbones to train; the run's URI is left under the XCom key `run_uri`.
     """
+    from bc_tasks import runs
     from bc_tasks.config_file import apply_form, load_config
     from bc_tasks.steps import start as step
     from bc_tasks.storage import open_storage
@@ -25,7 +25,7 @@ def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
     run = step.run(
         config,
         storage=open_storage(config.storage),
-        run_name=to_run_name(dag_run.run_id),
+        run_name=runs.to_run_name(dag_run.run_id),
         started_at=dag_run.start_date,
         trigger=dag_run.triggering_user_name or dag_run.run_type.value,
         code_version=environment.code_version(),
@@ -33,11 +33,6 @@ def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
     log.info("The run's folder: %s", run.run_uri)
     ti.xcom_push("run_uri", run.run_uri)
     return list(run.config.training.backbones)
-
-
-def to_run_name(run_id: str) -> str:
-    """Make the name of a run's folder out of Airflow's run id: the same on every try, and safe in a URI."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", run_id.replace("+00:00", "Z"))
 
 
 @task.short_circuit
@@ -50,6 +45,11 @@ def anything_new(run_uri: str) -> bool:
     storage = open_storage()
     snapshot = runs.read(storage, run_uri, Snapshot)
     if snapshot.has_news:
+        if not snapshot.has_changes:
+            log.info(
+                "No image is new, but the night of snapshot %s broke off; this one makes up for it.",
+                snapshot.base_number,
+            )
         return True
     waiting = f"; still being uploaded: {', '.join(snapshot.waiting_batches)}" if snapshot.waiting_batches else ""
     log.info("No image is new, revised or withdrawn since snapshot %s%s.", snapshot.base_number, waiting)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bc_tasks import holdout, metrics, runs
 from bc_tasks.config import RunConfig
-from bc_tasks.errors import BcError, DataError
+from bc_tasks.errors import BcError, ConfigError, DataError
 from bc_tasks.holdout import Holdout
 from bc_tasks.records import Evaluation, ModelScores, ModelSpec, Run, ScoredImage, TrainedModel, trained_file_name
 from bc_tasks.storage import Storage
@@ -36,8 +36,7 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) ->
     ]
     best = max(trained, key=lambda model: model.tuning_metrics[SELECTION_METRIC])
     fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
-    champion = tracking.champion()
-    champion_scores, problem = _measure_champion(storage, tracking, champion, config, fixed, cache)
+    champion, champion_scores, problem = _measure_champion(storage, tracking, config, fixed, cache)
     evaluation = Evaluation(
         challenger_backbone=best.spec.backbone,
         challenger_mlflow_run_id=best.mlflow_run_id,
@@ -65,27 +64,27 @@ def _measure_challenger(
 
 
 def _measure_champion(
-    storage: Storage,
-    tracking: "Tracking",
-    champion: "RegisteredVersion | None",
-    config: RunConfig,
-    fixed: Holdout,
-    cache: Path,
-) -> tuple[ModelScores | None, str | None]:
-    """Return the champion's scores, or why it can't be measured; what a retry may mend is raised."""
-    if champion is None:
-        return None, None
-    if champion.spec.preprocessing_sha256 != fixed.preprocessing_sha256:
-        return None, f"version {champion.version} was made for pixels that were prepared otherwise"
+    storage: Storage, tracking: "Tracking", config: RunConfig, fixed: Holdout, cache: Path
+) -> "tuple[RegisteredVersion | None, ModelScores | None, str | None]":
+    """Return the champion and its scores, or why it can't be measured.
+
+    What a retry or another configuration may mend is raised: it must not become a verdict.
+    """
+    champion = None
     try:
+        champion = tracking.champion()
+        if champion is None:
+            return None, None, None
+        if champion.spec.preprocessing_sha256 != fixed.preprocessing_sha256:
+            return champion, None, f"version {champion.version} was made for pixels that were prepared otherwise"
         weights = tracking.download_weights(champion, cache / f"champion-{champion.version}")
         name = f"champion, version {champion.version}"
         spec, digest = champion.spec, champion.weights_sha256
-        return _measure(storage, name, spec, weights, digest, config, fixed, cache), None
+        return champion, _measure(storage, name, spec, weights, digest, config, fixed, cache), None
     except BcError as error:
-        if error.retryable:
+        if error.retryable or isinstance(error, ConfigError):
             raise
-        return None, f"version {champion.version}: {error}"
+        return champion, None, f"version {champion.version}: {error}" if champion else str(error)
 
 
 def _measure(

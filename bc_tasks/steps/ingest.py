@@ -40,7 +40,8 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
     candidate = _split(identity.separate(rows, before), config, fixed)
     manifest_uri = join(run_uri, "candidate.parquet")
     storage.write(manifest_uri, manifest.to_parquet(candidate))
-    snapshot = _describe(candidate, before, base, manifest_uri, seen, fixed)
+    unfinished = base is not None and not snapshots.is_finished(storage, base)
+    snapshot = _describe(candidate, before, base, unfinished, manifest_uri, seen, fixed)
     runs.write(storage, run_uri, snapshot)
     return snapshot
 
@@ -76,6 +77,7 @@ def _describe(
     candidate: pd.DataFrame,
     before: pd.DataFrame,
     base: Snapshot | None,
+    base_is_unfinished: bool,
     manifest_uri: str,
     seen: Inbox,
     fixed: Holdout,
@@ -87,6 +89,7 @@ def _describe(
         fingerprint=fingerprint.of_manifest(candidate),
         number=None,
         base_number=base.number if base else None,
+        base_is_unfinished=base_is_unfinished,
         preprocessing_sha256=fixed.preprocessing_sha256,
         holdout_fingerprint=fixed.fingerprint,
         num_new=len(news.new),

@@ -5,9 +5,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bc_tasks import runs
+from bc_tasks import runs, snapshots
 from bc_tasks.errors import BcError, DataError
-from bc_tasks.model_package import WEIGHTS_FILE
 from bc_tasks.records import (
     Evaluation,
     RegisteredModel,
@@ -18,6 +17,7 @@ from bc_tasks.records import (
     trained_file_name,
 )
 from bc_tasks.storage import Storage
+from bc_tasks.tracking.package import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from bc_tasks.tracking import Tracking
@@ -35,15 +35,17 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
     _refuse_unless_passed(run_uri, verdict)
     evaluation = runs.read(storage, run_uri, Evaluation)
     trained = runs.read(storage, run_uri, TrainedModel, trained_file_name(evaluation.challenger_backbone))
+    snapshot = runs.read(storage, run_uri, ValidationReport).snapshot
     with tempfile.TemporaryDirectory() as folder:
         registered = tracking.register(
             run=runs.read(storage, run_uri, Run),
             trained=trained,
             evaluation=evaluation,
             verdict=verdict,
-            snapshot=runs.read(storage, run_uri, ValidationReport).snapshot,
+            snapshot=snapshot,
             weights=_download_measured(storage, trained, evaluation.challenger.weights_sha256, Path(folder)),
         )
+    snapshots.finish(storage, snapshot, run_uri)
     runs.write(storage, run_uri, registered)
     return registered
 

@@ -19,7 +19,6 @@ from bc_tasks.config import BackboneName, RunConfig
 from bc_tasks.errors import DataError
 from bc_tasks.holdout import Holdout
 from bc_tasks.mammogram import Split
-from bc_tasks.model_package import SERVING_PACKAGES, SPEC_FILE, WEIGHTS_FILE
 from bc_tasks.records import (
     Environment,
     ModelSpec,
@@ -30,6 +29,7 @@ from bc_tasks.records import (
     trained_file_name,
 )
 from bc_tasks.storage import Storage, join
+from bc_tasks.tracking.package import SERVING_PACKAGES, SPEC_FILE, WEIGHTS_FILE
 from bc_tasks.training import backbones, checkpoints, scoring, weights
 from bc_tasks.training.checkpoints import Checkpoint
 from bc_tasks.training.data import LabelledImages, fetch_split

@@ -13,11 +13,8 @@ from bc_tasks.errors import ValidationFailed
 from bc_tasks.expectations import Findings
 from bc_tasks.expectations.scopes import NUM_NAMED, is_bad, is_tonights
 from bc_tasks.mammogram import QuarantineReason
-from bc_tasks.records import ExpectationOutcome, Run, Snapshot, ValidationReport
+from bc_tasks.records import FAILED_VALIDATION, ExpectationOutcome, Run, Snapshot, ValidationReport
 from bc_tasks.storage import Storage, join
-
-FAILED_REPORT = "validate-failed.json"
-"""The report of a night that stopped; not `validate.json`, for that one means passed."""
 
 WHAT_TO_DO = (
     "What to do: mend the batch under {inbox_uri}, or take it out, and tell the site whose it is. The next night takes "
@@ -47,7 +44,7 @@ def run(run_uri: str, *, storage: Storage) -> ValidationReport:
     report = _report(candidate, findings, tonight, data_docs_uri)
     if any(outcome.severity == "table" and not outcome.passed for outcome in findings.outcomes):
         failed = report.model_dump_json(indent=1).encode()
-        storage.write(join(run_uri, FAILED_REPORT), failed, content_type="application/json")
+        storage.write(join(run_uri, FAILED_VALIDATION), failed, content_type="application/json")
         raise ValidationFailed(_message(report, tonight, config))
     committed = snapshots.commit(storage, config.data_uri, report.snapshot, judged)
     report = report.model_copy(update={"snapshot": committed})

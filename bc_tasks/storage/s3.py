@@ -46,7 +46,7 @@ def connect(config: StorageConfig, environment: Mapping[str, str]) -> "S3Client"
         connect_timeout=config.connect_timeout_seconds,
         read_timeout=config.read_timeout_seconds,
         retries={"mode": "adaptive", "total_max_attempts": config.max_attempts},
-        max_pool_connections=config.num_threads,
+        max_pool_connections=config.num_threads + 1,  # and one for the caller's own thread
         tcp_keepalive=True,
     )
     try:

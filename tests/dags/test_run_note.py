@@ -52,7 +52,7 @@ def test_it_says_what_the_night_brought(
 
 def test_a_refused_night_says_what_was_broken_and_names_no_image(run_uri: str, files: Storage) -> None:
     refused = run_records.report(None, "a", "b", "c", "d")
-    files.write(join(run_uri, run_note.FAILED_REPORT), refused.model_dump_json().encode())
+    files.write(join(run_uri, run_note.FAILED_VALIDATION), refused.model_dump_json().encode())
     runs.write(files, run_uri, run_records.snapshot())
     assert run_note.describe(files, run_uri) == (
         "Candidate snapshot: 420 new images, 3 quarantined. Refused: 31% of them are bad. Broken: a; b; c and 1 more."

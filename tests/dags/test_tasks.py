@@ -70,7 +70,7 @@ def test_a_form_that_the_configuration_refuses_stops_the_night(task_instance: An
     ],
 )
 def test_a_runs_name_is_safe_in_a_uri(run_id: str, name: str) -> None:
-    assert tasks.to_run_name(run_id) == name
+    assert runs.to_run_name(run_id) == name
 
 
 @pytest.mark.parametrize(

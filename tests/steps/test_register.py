@@ -10,11 +10,11 @@ from night_records import make_night
 from bc_tasks import runs
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, DataError, RecordMissing
-from bc_tasks.model_card import Night
 from bc_tasks.records import RegisteredModel, ValidationReport
 from bc_tasks.steps import register
 from bc_tasks.storage import Storage, join
 from bc_tasks.tracking import Tracking, open_tracking
+from bc_tasks.tracking.model_card import Night
 
 
 @pytest.fixture

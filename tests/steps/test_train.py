@@ -83,6 +83,7 @@ def begin_run(storage: Storage, data_uri: str, frame: pd.DataFrame, name: str = 
         fingerprint=fingerprint.of_manifest(manifest.conform(frame)),
         number=1,
         base_number=None,
+        base_is_unfinished=False,
         preprocessing_sha256=DIGEST,
         holdout_fingerprint="f" * 64,
         num_new=len(frame),
@@ -173,7 +174,7 @@ def test_done_again_nothing_is_trained(
 def test_an_interrupted_training_goes_on_on_another_machine_to_the_same_weights(
     frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
 ) -> None:
-    broken, whole = (begin_run(storage, data_uri, frame, name, epochs=40) for name in ("broken", "whole"))
+    broken, whole = (begin_run(storage, data_uri, frame, name, epochs=5) for name in ("broken", "whole"))
     mark = f"{broken}/checkpoints/{BACKBONE}/checkpoint.json"
 
     def press_ctrl_c() -> None:
@@ -190,8 +191,8 @@ def test_an_interrupted_training_goes_on_on_another_machine_to_the_same_weights(
     resumed = train(broken, storage, tracking, tmp_path / "another machine")
     assert train(whole, storage, tracking, tmp_path / "a third").weights_sha256 == resumed.weights_sha256
     steps = [point.step for point in tracking.client.get_metric_history(resumed.mlflow_run_id, "training_loss")]
-    assert sorted(set(steps)) == list(range(1, 41))
-    assert len(steps) < 42, "no more than the epoch that was cut short is done twice"
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5]
+    assert len(steps) <= 6, "no more than the epoch that was cut short is done twice"
     assert mlflow_run(tracking, resumed).info.status == "FINISHED"
     assert storage.list(f"{broken}/checkpoints") == []
 

@@ -12,7 +12,7 @@ from manifests import make_manifest
 from bc_tasks import fingerprint, holdout, manifest, runs, snapshots
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ValidationFailed
-from bc_tasks.records import Run, Snapshot, ValidationReport
+from bc_tasks.records import FAILED_VALIDATION, Run, Snapshot, ValidationReport
 from bc_tasks.steps import validate
 from bc_tasks.storage import Storage, join, open_storage
 
@@ -39,6 +39,7 @@ class Nights:
             fingerprint=fingerprint.of_manifest(frame),
             number=None,
             base_number=base.number if base else None,
+            base_is_unfinished=False,
             preprocessing_sha256=PIXELS_SHA256,
             holdout_fingerprint=self.holdout_fingerprint,
             num_new=len(frame) - (base.counts.num_images if base else 0),
@@ -116,7 +117,7 @@ def test_many_bad_images_stop_the_night_before_anything_is_committed(nights: Nig
     assert snapshots.latest(nights.storage, nights.data_uri) is None
     assert not runs.exists(nights.storage, run_uri, "validate.json")
     assert b"The night stops" in nights.storage.read(f"{run_uri}/data-docs/index.html")
-    report = runs.read(nights.storage, run_uri, ValidationReport, validate.FAILED_REPORT)
+    report = runs.read(nights.storage, run_uri, ValidationReport, FAILED_VALIDATION)
     assert (report.snapshot.number, report.num_quarantined) == (None, 16)
     assert report.bad_share == pytest.approx(17 / 300)
 

@@ -41,7 +41,7 @@ SERVING_PACKAGES = (
 )
 """What `served_model.py` and all that it imports need; training records their versions."""
 
-NOT_SERVED = ("__pycache__", "embedded", "orchestration", "steps", "storage", "*.html")
+NOT_SERVED = ("__pycache__", "embedded", "orchestration", "steps", "storage", "tracking", "expectations")
 """Parts of this package that have nothing to do with calling a model."""
 
 

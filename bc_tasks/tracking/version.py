@@ -7,13 +7,13 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts  # noqa: TID253 - a part of tracking.py
+import mlflow.artifacts
 from pydantic import ValidationError
 
 from bc_tasks.errors import DataError, ObjectNotFound
-from bc_tasks.mlflow_client import WEIGHTS_SHA256
-from bc_tasks.model_package import SPEC_FILE, WEIGHTS_FILE
 from bc_tasks.records import ModelSpec
+from bc_tasks.tracking.client import WEIGHTS_SHA256
+from bc_tasks.tracking.package import SPEC_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)

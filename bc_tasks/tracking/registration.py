@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import (  # noqa: TID253 - a part of tracking.py
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
@@ -19,14 +19,14 @@ from mlflow.entities import (  # noqa: TID253 - a part of tracking.py
     LoggedModelStatus,
     Metric,
 )
-from mlflow.models import Model  # noqa: TID253 - a part of tracking.py
+from mlflow.models import Model
 
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import DataError
-from bc_tasks.mlflow_client import BACKBONE, RUN_URI, WEIGHTS_SHA256, if_missing, sent_once
-from bc_tasks.model_card import Night, describe_model, describe_version
-from bc_tasks.model_package import write_package
 from bc_tasks.records import Evaluation, Snapshot
+from bc_tasks.tracking.client import BACKBONE, RUN_URI, WEIGHTS_SHA256, if_missing, sent_once
+from bc_tasks.tracking.model_card import Night, describe_model, describe_version
+from bc_tasks.tracking.package import write_package
 
 
 def find(client: Any, model_name: str, night: Night) -> str | None:

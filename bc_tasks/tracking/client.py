@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import requests
-from mlflow import MlflowClient  # noqa: TID253 - a part of tracking.py
-from mlflow import environment_variables as settings  # noqa: TID253 - a part of tracking.py
-from mlflow.exceptions import MlflowException  # noqa: TID253 - a part of tracking.py
-from mlflow.telemetry import set_telemetry_client  # noqa: TID253 - a part of tracking.py
+from mlflow import MlflowClient
+from mlflow import environment_variables as settings
+from mlflow.exceptions import MlflowException
+from mlflow.telemetry import set_telemetry_client
 
 from bc_tasks.errors import BcError, ConfigError, InfrastructureError, ObjectNotFound
 

@@ -15,13 +15,17 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from bc_tasks import mlflow_client, model_registration, model_version
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, ConfigError
-from bc_tasks.mlflow_client import BACKBONE, RUN_URI, asking, if_missing, sent_once
-from bc_tasks.model_card import Night
-from bc_tasks.model_version import RegisteredVersion
 from bc_tasks.records import Evaluation, RegisteredModel, Run, Snapshot, TrainedModel, Verdict
+from bc_tasks.tracking import client as mlflow_client
+from bc_tasks.tracking import registration as model_registration
+from bc_tasks.tracking import version as model_version
+from bc_tasks.tracking.client import BACKBONE, RUN_URI, asking, if_missing, sent_once
+from bc_tasks.tracking.model_card import Night
+from bc_tasks.tracking.version import RegisteredVersion
+
+__all__ = ["RegisteredVersion", "Tracking", "TrainingRun", "open_tracking"]
 
 
 @dataclass(frozen=True)
