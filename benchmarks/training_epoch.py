@@ -145,9 +145,7 @@ def _cases(
         "data, usual, 0 workers": lambda: exhaust(usual(0)),
         f"data, usual, {workers} workers": lambda: exhaust(usual(workers)),
         "epoch, shards, our network": lambda: train_epoch(ours, shard()),
-        "epoch, usual, 0 workers, our network": lambda: train_epoch(ours, usual(0)),
         f"epoch, usual, {workers} workers, our network": lambda: train_epoch(ours, usual(workers)),
-        "epoch, usual, 0 workers, plain network": lambda: train_epoch(plain, usual(0)),
         f"epoch, usual, {workers} workers, plain network": lambda: train_epoch(plain, usual(workers)),
     }
 

@@ -128,6 +128,12 @@ class Hospital:
             return executor.num_decoded
 
     def night(self, name: str, *, now: datetime = NOW) -> Snapshot:
+        """Run a whole night: ingest, commit what was ingested, and finish, as if a verdict had been carried out."""
+        committed = self.broken_off_night(name, now=now)
+        snapshots.finish(self.storage, committed, join(self.data_uri, "runs", name))
+        return committed
+
+    def broken_off_night(self, name: str, *, now: datetime = NOW) -> Snapshot:
         """Begin a night, ingest, and commit what was ingested, as validation would."""
         candidate = self.ingest(name, now=now)
         return snapshots.commit(self.storage, self.data_uri, candidate, self.rows(candidate))

@@ -43,6 +43,7 @@ def _snapshot(**changes: object) -> Snapshot:
         "fingerprint": "a" * 64,
         "number": None,
         "base_number": None,
+        "base_is_unfinished": False,
         "preprocessing_sha256": "b" * 64,
         "holdout_fingerprint": "c" * 64,
         "num_new": 0,
@@ -115,9 +116,15 @@ def test_a_digest_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "has_news"),
-    [({}, False), ({"num_new": 1}, True), ({"num_revised": 1}, True), ({"num_withdrawn": 1}, True)],
+    [
+        ({}, False),
+        ({"num_new": 1}, True),
+        ({"num_revised": 1}, True),
+        ({"num_withdrawn": 1}, True),
+        ({"base_is_unfinished": True}, True),
+    ],
 )
-def test_any_difference_is_news(changes: dict[str, int], has_news: bool) -> None:
+def test_any_difference_and_any_unfinished_night_is_news(changes: dict[str, int], has_news: bool) -> None:
     assert _snapshot(**changes).has_news is has_news
 
 

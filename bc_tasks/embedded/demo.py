@@ -167,7 +167,7 @@ def _run_night(airflow: AirflowApi, config: RunConfig, night: Night, console: Co
     seconds = time.monotonic() - began
     _show_tasks(airflow.task_states(DAG_ID, run_id), seconds, shown, console, status)
     note = airflow.run(DAG_ID, run_id).note
-    console.print(f"  {run.state}: {note or 'no note'}", highlight=False)
+    console.print(f"  {run.state}: {note or 'no note'}", highlight=False, markup=False)
     return Outcome(night, run_id, join(config.data_uri, "runs", runs.to_run_name(run_id)), run.state, seconds)
 
 
@@ -177,7 +177,7 @@ def _show_tasks(states: dict[str, str], seconds: float, shown: set[str], console
             status.update(f"{name} is running")
         elif state in TASK_ENDED and name not in shown:
             shown.add(name)
-            console.print(f"  {seconds:4.0f} s  {name:<28} {state}", highlight=False)
+            console.print(f"  {seconds:4.0f} s  {name:<28} {state}", highlight=False, markup=False)
 
 
 def _promote_as_a_reviewer(

@@ -1,6 +1,7 @@
 """What the demo puts into the inbox: a folder of labelled images, dealt out by patient to its nights."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ MIN_PATIENTS = 20
 HOLDOUT_SHARE = 0.3
 SPOILED_SHARE = 0.05
 SEED = 17
+NUM_UPLOADS = 8
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ def _read(storage: Storage, folder: Path, scratch: Path) -> pd.DataFrame:
 
 def deliver(storage: Storage, rows: pd.DataFrame, batch_uri: str) -> None:
     """Put images into the inbox as a hospital would: the images, then labels.csv."""
-    for uri, key in zip(rows["uri"], rows["key"], strict=True):
+
+    def copy(uri: str, key: str) -> None:
         storage.write(join(batch_uri, _path(key)), storage.read(uri))
+
+    with ThreadPoolExecutor(NUM_UPLOADS) as pool:
+        list(pool.map(copy, rows["uri"], rows["key"]))
     _write_labels(storage, rows, batch_uri)
 
 

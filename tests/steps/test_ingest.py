@@ -69,6 +69,15 @@ def test_a_night_without_anything_new_has_no_news_and_reads_nothing(hospital: Ho
     assert hospital.night("3").number == 1
 
 
+def test_what_a_night_has_committed_stays_news_until_its_verdict_is_carried_out(hospital: Hospital) -> None:
+    hospital.put("a", _folders(0, 6))
+    first = hospital.broken_off_night("1")
+    second = hospital.ingest("2")
+    assert (second.has_changes, second.base_is_unfinished, second.has_news) == (False, True, True)
+    assert hospital.night("3") == first
+    assert not hospital.ingest("4").has_news
+
+
 def test_a_night_reads_only_what_is_new(hospital: Hospital) -> None:
     hospital.put("a", _folders(0, 6))
     hospital.night("1")
