@@ -19,6 +19,7 @@ Word = TypeVar("Word", bound=StrEnum)
 
 DEFLATED_SYNTAX = b"1.2.840.10008.1.2.1.99"
 DECOMPRESS_TIMEOUT_SECONDS = 120  # the largest mammograms take a few seconds
+MAX_GREY = 1e30  # far above any detector's, and safe in float32
 UNITS_A_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}  # Source: DICOM PS3.5, 6.2, value representation AS
 
 _DECOMPRESS = """
@@ -83,7 +84,10 @@ def _windowed(data: bytes, dataset: Dataset) -> np.ndarray[Any, Any]:
     pixels = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):  # a table is looked up by whole numbers, which a rescale makes floats
         pixels = np.rint(pixels).astype(np.int32)
-    return np.asarray(apply_voi_lut(pixels, dataset))
+    windowed = np.asarray(apply_voi_lut(pixels, dataset))
+    if not (np.abs(windowed) < MAX_GREY).all():  # NaN neither
+        refuse(QuarantineReason.UNREADABLE, "its rescale or window makes grey values that aren't numbers")
+    return windowed
 
 
 def _is_compressed(dataset: Dataset) -> bool:

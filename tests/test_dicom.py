@@ -187,8 +187,10 @@ def test_a_stream_that_crashes_the_decoder_is_refused() -> None:
         (dataset(PixelData=STORED.tobytes()[:-2]), QuarantineReason.TRUNCATED),
         (dataset(WindowCenter=100, WindowWidth=0), QuarantineReason.UNREADABLE),
         (dataset(BitsStored=99), QuarantineReason.UNREADABLE),
+        (dataset(RescaleSlope="1e200", RescaleIntercept="0"), QuarantineReason.UNREADABLE),
+        (dataset(RescaleSlope=float("nan"), RescaleIntercept="0"), QuarantineReason.UNREADABLE),
     ],
-    ids=["small", "large", "frames", "colour", "palette", "deflated", "short", "no width", "bits"],
+    ids=["small", "large", "frames", "colour", "palette", "deflated", "short", "no width", "bits", "huge", "nan"],
 )
 def test_an_image_that_cannot_be_trusted_is_refused(made: Dataset, reason: QuarantineReason) -> None:
     assert refusal(made) == reason
