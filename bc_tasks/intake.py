@@ -2,9 +2,11 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
+from typing import ParamSpec, TypeVar
 
 import pandas as pd
 
@@ -16,9 +18,16 @@ from bc_tasks.mammogram import QuarantineReason
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.storage import Storage, StoredObject, join
 
+Result = tuple[StoredObject, Examined]
+P = ParamSpec("P")
+T = TypeVar("T")
+
 AHEAD_IMAGES = 64
 AHEAD_BYTES = 256 << 20
 """What may lie with the executor: enough for its processes never to wait, little enough for memory."""
+
+FEW_BYTES = 4 << 20
+"""Up to here, about a hundred JPEGs, starting processes takes longer than decoding in this one."""
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +51,9 @@ def read_images(
     facts: dict[str, Facts] = {key: fault for key, fault in faults.items() if fault}
     readable = {objects[key].uri: key for key, fault in faults.items() if not fault}
     examined = _examine(storage, [objects[key] for key in readable.values()], config, executor)
-    preprocessing = preprocessing_sha256(config.pixels)
-    while group := list(islice(examined, config.shard_images)):
-        places = _store(storage, data_uri, preprocessing, [result for _, result in group])
-        facts |= {readable[item.uri]: place for (item, _), place in zip(group, places, strict=True)}
+    store = partial(_store, storage, data_uri, preprocessing_sha256(config.pixels))
+    for stored in _one_ahead(store, _groups(examined, config.shard_images)):
+        facts |= {readable[uri]: of_image for uri, of_image in stored.items()}
         log.info("%d of %d images read", len(facts), len(rows))
     return _joined(rows, facts)
 
@@ -65,14 +73,15 @@ def _quarantined(reason: QuarantineReason, detail: str) -> Facts:
 
 def _examine(
     storage: Storage, objects: list[StoredObject], config: IngestConfig, executor: Executor
-) -> Iterator[tuple[StoredObject, Examined]]:
+) -> Iterator[Result]:
     """Yield each object with what its bytes say, in order, while the next ones are downloaded and decoded."""
+    decoder = _Here() if sum(item.num_bytes for item in objects) <= FEW_BYTES else executor
     ahead: deque[tuple[StoredObject, Future[Examined]]] = deque()
     try:
         for item, data in storage.read_many(objects):
             while len(ahead) >= AHEAD_IMAGES or sum(other.num_bytes for other, _ in ahead) > AHEAD_BYTES:
                 yield _finished(*ahead.popleft())
-            ahead.append((item, _submit(executor, item, data, config)))
+            ahead.append((item, _submit(decoder, item, data, config)))
         while ahead:
             yield _finished(*ahead.popleft())
     finally:
@@ -80,15 +89,27 @@ def _examine(
             future.cancel()
 
 
+class _Here(Executor):
+    """Does at once, in the calling thread, whatever it is given."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Return a future that is done."""
+        done: Future[T] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 def _submit(executor: Executor, item: StoredObject, data: bytes | BcError, config: IngestConfig) -> Future[Examined]:
     if isinstance(data, BcError):
-        vanished: Future[Examined] = Future()
-        vanished.set_result((_quarantined(QuarantineReason.MISSING_IMAGE, "it was removed while it was read"), None))
-        return vanished
+        return _Here().submit(_vanished)
     return executor.submit(examine, data, item.uri, config)
 
 
-def _finished(item: StoredObject, future: Future[Examined]) -> tuple[StoredObject, Examined]:
+def _vanished() -> Examined:
+    return _quarantined(QuarantineReason.MISSING_IMAGE, "it was removed while it was read"), None
+
+
+def _finished(item: StoredObject, future: Future[Examined]) -> Result:
     try:
         return item, future.result()
     except BrokenExecutor as error:
@@ -98,28 +119,37 @@ def _finished(item: StoredObject, future: Future[Examined]) -> tuple[StoredObjec
         ) from error
 
 
-def _store(storage: Storage, data_uri: str, preprocessing: str, results: list[Examined]) -> list[Facts]:
-    """Write the usable images' pixels as one shard, if it isn't there yet; return all facts, with their places."""
-    usable = [(facts, pixels) for facts, pixels in results if pixels is not None]
-    if not usable:
-        return [facts for facts, _ in results]
-    key = shards.shard_key(preprocessing, [str(facts["pixel_sha256"]) for facts, _ in usable])
-    uri = join(data_uri, key)
-    if storage.find(uri) is None:
-        storage.write(uri, shards.pack([pixels for _, pixels in usable]))
-    rows = iter(range(len(usable)))
-    return [
-        facts if pixels is None else {**facts, "shard_key": key, "shard_row": next(rows)} for facts, pixels in results
-    ]
+def _groups(results: Iterator[Result], size: int) -> Iterator[list[Result]]:
+    while group := list(islice(results, size)):
+        yield group
+
+
+def _one_ahead(work: Callable[[list[Result]], T], groups: Iterable[list[Result]]) -> Iterator[T]:
+    """Yield what `work` makes of each group, in order; it works on one while the next is gathered."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: deque[Future[T]] = deque()
+        for group in groups:
+            pending.append(pool.submit(work, group))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _store(storage: Storage, data_uri: str, preprocessing: str, group: list[Result]) -> dict[str, Facts]:
+    """Write the usable images' pixels as one shard, if it isn't there yet; return all facts, with places, by URI."""
+    facts = {item.uri: of_image for item, (of_image, _) in group}
+    usable = [(item.uri, pixels) for item, (_, pixels) in group if pixels is not None]
+    if usable:
+        key = shards.shard_key(preprocessing, [str(facts[uri]["pixel_sha256"]) for uri, _ in usable])
+        if storage.find(join(data_uri, key)) is None:
+            storage.write(join(data_uri, key), shards.pack([pixels for _, pixels in usable]))
+        for row, (uri, _) in enumerate(usable):
+            facts[uri] = facts[uri] | {"shard_key": key, "shard_row": row}
+    return facts
 
 
 def _joined(rows: pd.DataFrame, facts: Mapping[str, Facts]) -> pd.DataFrame:
-    found = pd.DataFrame(
-        [{"key": key, **of_image} for key, of_image in facts.items()], columns=["key", *_found_in(facts)]
-    )
-    kept = rows.drop(columns=found.columns.drop("key"))
-    return manifest.conform(kept.merge(found, on="key", validate="one_to_one"))
-
-
-def _found_in(facts: Mapping[str, Facts]) -> set[str]:
-    return {name for of_image in facts.values() for name in of_image}
+    names = {name for of_image in facts.values() for name in of_image}
+    found = pd.DataFrame([{"key": key, **of_image} for key, of_image in facts.items()], columns=["key", *names])
+    return manifest.conform(rows.drop(columns=list(names)).merge(found, on="key", validate="one_to_one"))

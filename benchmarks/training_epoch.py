@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -158,7 +158,7 @@ def exhaust(batches: Batches) -> None:
 
 def _table(seconds: dict[str, float], options: argparse.Namespace) -> Table:
     table = Table(
-        "what",
+        Column("what", no_wrap=True),
         "seconds",
         "images/s",
         "times the shards' seconds",

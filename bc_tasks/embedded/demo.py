@@ -34,7 +34,7 @@ from bc_tasks.storage import Storage, join, open_storage
 R = TypeVar("R", bound=Record)
 
 DAG_ID = "nightly_retraining"
-NUM_PHANTOM_PATIENTS = 330
+NUM_PHANTOM_PATIENTS = 300
 FIRST_SHARE = {"phantoms": 0.25, "own images": 0.5}
 NIGHT_SECONDS = 3600.0
 POLL_SECONDS = 1.0
@@ -193,16 +193,19 @@ def _promote_as_a_reviewer(
 
 def tell(outcomes: list[Outcome], storage: Storage, servers: Stack, console: Console) -> None:
     """Print the table of the nights, and where to look further."""
-    table = Table(title="The nights")
-    for heading in ("night", "new images", "quarantined", "challenger", "champion", "outcome", "seconds"):
-        table.add_column(heading, justify="right" if heading in ("new images", "quarantined", "seconds") else "left")
+    table = Table(title="The nights (challenger and champion on the same holdout: recall, F1)")
+    for heading in ("night", "new", "bad", "challenger", "champion", "outcome", "seconds"):
+        table.add_column(heading, justify="right" if heading in ("new", "bad", "seconds") else "left", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_row(outcome, storage))
     console.print(table)
     airflow = servers.airflow
-    console.print(f"Airflow   {airflow.url}/dags/{DAG_ID}   user {airflow.username}, password {airflow.password}")
-    console.print(f"MLflow    {servers.mlflow.tracking_uri}/#/models")
-    console.print(f"S3        {servers.s3.endpoint_url}   keys in {servers.s3.service.state / 'settings.json'}")
+    console.print(f"Airflow   {airflow.url}/dags/{DAG_ID}", soft_wrap=True)
+    console.print(f"          user {airflow.username}, password {airflow.password}", highlight=False, markup=False)
+    console.print(f"MLflow    {servers.mlflow.tracking_uri}/#/models", soft_wrap=True)
+    console.print(
+        f"S3        {servers.s3.endpoint_url}, keys in {servers.s3.service.state / 'settings.json'}", soft_wrap=True
+    )
 
 
 def _row(outcome: Outcome, storage: Storage) -> tuple[str, ...]:
@@ -230,19 +233,19 @@ def _record(storage: Storage, run_uri: str, kind: type[R]) -> R | None:
 
 
 def _recall_and_f1(model: ModelScores | None) -> str:
-    return f"recall {model.metrics['recall'].value:.3f}, F1 {model.metrics['f1'].value:.3f}" if model else "-"
+    return f"{model.metrics['recall'].value:.3f}, {model.metrics['f1'].value:.3f}" if model else "-"
 
 
 def _ending(outcome: Outcome, snapshot: Snapshot | None, storage: Storage) -> str:
     registered = _record(storage, outcome.run_uri, RegisteredModel)
     verdict = _record(storage, outcome.run_uri, Verdict)
     if registered:
-        return f"registered version {registered.version}"
+        return f"registered: {registered.version}"
     if verdict:
-        return "rejected by the gate"
+        return "rejected"
     if outcome.state == "success" and snapshot and not snapshot.has_news:
-        return "nothing new: rest skipped"
-    return "stopped by validation" if snapshot else f"{outcome.state}, see its log"
+        return "skipped"
+    return "data refused" if snapshot else f"{outcome.state}"
 
 
 @contextmanager

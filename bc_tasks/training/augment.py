@@ -49,10 +49,12 @@ def _blacken(images: Tensor, config: AugmentationConfig, generator: Generator) -
     limit = (1 / area).clamp(max=MAX_ASPECT_RATIO).log()
     ratio = ((2 * shape - 1) * limit).exp()
     height, width = (area * ratio).sqrt() * size, (area / ratio).sqrt() * size
-    columns = _between(left * (size - width), width, size)
-    rows = _between(top * (size - height), height, size)
-    hidden = rows.unsqueeze(2) & columns.unsqueeze(1) & (chosen < config.rectangle_probability).view(-1, 1, 1)
-    return images.masked_fill(hidden.unsqueeze(1).to(images.device), 0)
+    # Only what is as small as a side goes to the images' device.
+    columns = _between(left * (size - width), width, size).to(images.device)
+    rows = _between(top * (size - height), height, size).to(images.device)
+    hit = (chosen < config.rectangle_probability).view(-1, 1, 1).to(images.device)
+    hidden = rows.unsqueeze(2) & columns.unsqueeze(1) & hit
+    return images.masked_fill(hidden.unsqueeze(1), 0)
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:

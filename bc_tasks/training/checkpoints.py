@@ -33,7 +33,7 @@ class Checkpoint:
     epoch: int
     best_epoch: int
     best_score: float
-    loss_scale: dict[str, float]
+    loss_scale: dict[str, int | float]
     model: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -46,7 +46,7 @@ class _Mark(BaseModel):
     epoch: int
     best_epoch: int
     best_score: float
-    loss_scale: dict[str, float]
+    loss_scale: dict[str, int | float]
     tensors: str
     tensors_sha256: str
 

@@ -25,7 +25,7 @@ def state(epoch: int, best_epoch: int | None = None) -> Checkpoint:
         epoch=epoch,
         best_epoch=best,
         best_score=0.1 * best,
-        loss_scale={"scale": 1024.0},
+        loss_scale={"scale": 1024.0, "growth_interval": 2000},
         model=tensors(epoch),
         best=tensors(best),
         optimizer={"0.exp_avg": torch.full((2, 3), float(epoch)), "0.step": torch.tensor(7.0)},
@@ -36,6 +36,7 @@ def assert_same(seen: Checkpoint | None, wanted: Checkpoint) -> None:
     assert seen is not None
     assert (seen.epoch, seen.best_epoch, seen.best_score) == (wanted.epoch, wanted.best_epoch, wanted.best_score)
     assert seen.loss_scale == wanted.loss_scale
+    assert {name: type(value) for name, value in seen.loss_scale.items()} == {"scale": float, "growth_interval": int}
     for part in ("model", "best", "optimizer"):
         ours, theirs = getattr(seen, part), getattr(wanted, part)
         assert ours.keys() == theirs.keys()
