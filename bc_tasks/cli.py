@@ -95,9 +95,15 @@ def _done(record: "Record") -> None:
 
 
 @app.command()
-def config(settings: Settings, path: Annotated[Path, typer.Argument()] = DEFAULT_CONFIG) -> None:
+def config(
+    settings: Settings,
+    path: Annotated[Path, typer.Argument()] = DEFAULT_CONFIG,
+    table: Annotated[bool, typer.Option("--table", help="every field with its range and meaning, as Markdown")] = False,
+) -> None:
     """Check a configuration and print it in full, defaults included."""
-    typer.echo(_load(path, settings).model_dump_json(indent=2))
+    from bc_tasks.config_table import config_table
+
+    typer.echo(config_table() if table else _load(path, settings).model_dump_json(indent=2))
 
 
 @app.command()

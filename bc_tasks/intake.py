@@ -80,10 +80,16 @@ def _examine(
     try:
         for item, data in storage.read_many(objects):
             while len(ahead) >= AHEAD_IMAGES or sum(other.num_bytes for other, _ in ahead) > AHEAD_BYTES:
-                yield _finished(*ahead.popleft())
+                earlier, future = ahead.popleft()
+                yield earlier, future.result()
             ahead.append((item, _submit(decoder, item, data, config)))
-        while ahead:
-            yield _finished(*ahead.popleft())
+        for earlier, future in ahead:
+            yield earlier, future.result()
+    except BrokenExecutor as error:
+        raise InfrastructureError(
+            f"a process that decodes images died, most often for lack of memory, at one of {AHEAD_IMAGES} images up to "
+            f"{item.uri}; give the step more memory, or lower ingest.max_source_pixels"
+        ) from error
     finally:
         for _, future in ahead:
             future.cancel()
@@ -107,16 +113,6 @@ def _submit(executor: Executor, item: StoredObject, data: bytes | BcError, confi
 
 def _vanished() -> Examined:
     return _quarantined(QuarantineReason.MISSING_IMAGE, "it was removed while it was read"), None
-
-
-def _finished(item: StoredObject, future: Future[Examined]) -> Result:
-    try:
-        return item, future.result()
-    except BrokenExecutor as error:
-        raise InfrastructureError(
-            f"a process that decodes images died, most often for lack of memory, at {item.uri} or one of the next "
-            f"{AHEAD_IMAGES}; give the step more memory, or lower ingest.max_source_pixels"
-        ) from error
 
 
 def _groups(results: Iterator[Result], size: int) -> Iterator[list[Result]]:

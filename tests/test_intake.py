@@ -194,24 +194,31 @@ def test_an_image_that_is_overwritten_while_it_is_read_lets_the_step_be_tried_ag
         _read_listed(uri, objects, executor, storage)
 
 
-def test_processes_read_what_a_thread_reads(file_data_uri: str, executor: Executor) -> None:
-    contents = {f"{number}.jpg": picture(number) for number in range(6)} | {
-        "bad.jpg": b"x",
-        "1.dcm": dicom(9, PatientID="P"),
-    }
-    by_thread = _read(file_data_uri, contents, executor)
+def _heavy(num_images: int) -> dict[str, bytes]:
+    """Return so many bytes of images that they are worth starting processes for."""
+    contents = {f"{number:03}.jpg": picture(number).ljust(90_000, b"\0") for number in range(num_images)}
+    assert sum(map(len, contents.values())) > intake.FEW_BYTES
+    return contents
+
+
+def test_processes_read_many_images_as_this_process_reads_few(file_data_uri: str, executor: Executor) -> None:
+    contents = _heavy(60)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        by_processes = _read(file_data_uri, contents, processes)
-    places = ["etag"]
-    pd.testing.assert_frame_equal(by_processes.drop(columns=places), by_thread.drop(columns=places))
+        many = _read(file_data_uri, contents, processes)
+    few = _read(file_data_uri, {path: contents[path] for path in ("000.jpg", "059.jpg")}, executor)
+    changed = ["etag", "shard_key", "shard_row"]
+    pd.testing.assert_frame_equal(
+        many.iloc[[0, 59]].reset_index(drop=True).drop(columns=changed), few.drop(columns=changed)
+    )
 
 
-def test_a_decoding_process_that_dies_is_a_sentence_and_may_be_tried_again(file_data_uri: str) -> None:
+@pytest.mark.parametrize("num_images", [60, 200], ids=["at the end", "on the way"])
+def test_a_decoding_process_that_dies_is_a_sentence_and_may_be_tried_again(file_data_uri: str, num_images: int) -> None:
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os._exit, initargs=(9,)) as processes,
         pytest.raises(InfrastructureError, match="a process that decodes images died, most often for lack of memory"),
     ):
-        _read(file_data_uri, {"1.jpg": picture(1)}, processes)
+        _read(file_data_uri, _heavy(num_images), processes)
 
 
 def test_many_images_pass_through_a_small_window(file_data_uri: str) -> None:
@@ -223,8 +230,7 @@ def test_many_images_pass_through_a_small_window(file_data_uri: str) -> None:
             waiting.append(self._work_queue.qsize())
             return super().submit(*args, **kwargs)
 
-    data = picture(1)
-    contents = {f"{number}.jpg": data for number in range(3 * intake.AHEAD_IMAGES)}
+    contents = _heavy(3 * intake.AHEAD_IMAGES)
     with Watched(1) as executor:
         rows = _read(file_data_uri, contents, executor, config=CONFIG.model_copy(update={"shard_images": 1000}))
     assert len(rows) == len(contents)

@@ -240,12 +240,12 @@ def _ending(outcome: Outcome, snapshot: Snapshot | None, storage: Storage) -> st
     registered = _record(storage, outcome.run_uri, RegisteredModel)
     verdict = _record(storage, outcome.run_uri, Verdict)
     if registered:
-        return f"registered: {registered.version}"
+        return f"version {registered.version}"
     if verdict:
         return "rejected"
     if outcome.state == "success" and snapshot and not snapshot.has_news:
-        return "skipped"
-    return "data refused" if snapshot else f"{outcome.state}"
+        return "nothing new"
+    return "data refused" if snapshot else outcome.state
 
 
 @contextmanager

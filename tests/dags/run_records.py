@@ -31,6 +31,7 @@ def snapshot(**changes: Any) -> Snapshot:
         "fingerprint": SHA256,
         "number": None,
         "base_number": 1,
+        "base_is_unfinished": False,
         "preprocessing_sha256": SHA256,
         "holdout_fingerprint": SHA256,
         "num_new": 420,

@@ -81,6 +81,7 @@ def test_a_runs_name_is_safe_in_a_uri(run_id: str, name: str) -> None:
         ({"num_new": 0, "num_withdrawn": 1}, False, True, ""),
         ({"num_new": 0}, False, False, "since snapshot 1. The rest is skipped"),
         ({"num_new": 0}, True, True, "Training all the same"),
+        ({"num_new": 0, "base_is_unfinished": True}, False, True, "this one makes up for it"),
         ({"num_new": 0, "waiting_batches": ("b7",)}, False, False, "still being uploaded: b7"),
     ],
 )
