@@ -7,6 +7,7 @@ UV := .uv/bin/uv
 RUN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test lint down clean requirements setup
 

@@ -1,6 +1,7 @@
 """`bc`: the steps of a night by name, and what people run by hand."""
 
 import logging
+import os
 import re
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -88,6 +89,15 @@ def _processes() -> "Iterator[Executor]":
         yield pool
 
 
+def _share_the_cores() -> None:
+    """Let torch's threads sleep while they wait for each other; it must be said before torch is imported.
+
+    By default they spin, and on a machine that does something else too, two threads then train eight times slower
+    than these (see benchmarks/RESULTS.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _done(record: "Record") -> None:
     from bc_tasks.summaries import summarise
 
@@ -156,6 +166,7 @@ def train(
     cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """Fine-tune one backbone on the committed snapshot; tried again, it goes on from its checkpoint."""
+    _share_the_cores()
     from bc_tasks.steps import train as step
 
     config, storage = _open(run_uri)
@@ -165,6 +176,7 @@ def train(
 @app.command()
 def evaluate(run_uri: RunUri, cache: Cache = DEFAULT_CACHE) -> None:
     """Measure the best of the run's models and the champion on the holdout."""
+    _share_the_cores()
     from bc_tasks.steps import evaluate as step
 
     config, storage = _open(run_uri)

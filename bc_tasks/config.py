@@ -149,7 +149,7 @@ class TrainingConfig(Section):
     trainable_stages: int | Literal["all"] = Field(
         1, description='last stages trained beside the head: a number from 0, or "all"'
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="images in one optimisation step")
+    batch_size: int = Field(32, ge=2, le=4096, description="images in one optimisation step")
     epochs: int = Field(20, ge=1, le=1000, description="passes over the training images, at most")
     early_stop_epochs: int = Field(
         5, ge=1, le=1000, description="epochs without a better tuning score after which training stops"

@@ -174,7 +174,7 @@ def _labelled(batch: _Batch, known: Row) -> Row:
     if known["quarantine_reason"] is not None:
         fault = QuarantineReason(str(known["quarantine_reason"])), str(known["quarantine_detail"])
     elif path not in batch.files:
-        fault = QuarantineReason.MISSING_IMAGE, "it has a label, but no object"
+        fault = QuarantineReason.MISSING_IMAGE, "it has a label, but the batch has no object of that path"
     # A path that leads out of the batch must not stand for an object of another one.
     return batch.row(path if labels_file.is_inside(path) else f"labels#{path}", facts, fault)
 

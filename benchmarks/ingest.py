@@ -1,6 +1,6 @@
 """A night's ingest out of S3, against `aws s3 sync` and the same decoding in a plain loop; then a night with 1 % new.
 
-    python benchmarks/ingest.py [--images 5000] [--shard-px 640]
+    python benchmarks/ingest.py [--images 5000] [--shard-px 256]
 
 Same embedded S3 server, same JPEGs (640 x 640 px, made up, grey stored as RGB, about 40 KB), one after the other. Both
 sides are timed as commands, start-up included; the loop decodes what sync has copied, and keeps nothing. The AWS
@@ -170,7 +170,7 @@ def _table(num_first: int, first: dict[str, float], num_second: int, second: dic
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--shard-px", type=int, default=640, help="side of the squares in the shards")
+    parser.add_argument("--shard-px", type=int, default=256, help="side of the squares in the shards")
     return parser.parse_args()
 
 

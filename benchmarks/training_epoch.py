@@ -5,6 +5,7 @@
 Same JPEGs (640 x 640 px, made up, grey), same augmentations, image size, device and number of threads. The data alone
 are timed, then whole epochs: of one and the same network, which leaves the data as the only difference, and of the
 network as the usual loop has it: contiguous, its frozen batch-norms run as they are. Everything is timed in turns.
+On a machine that is busy with other things too, set OMP_WAIT_POLICY=PASSIVE.
 """
 
 import argparse
@@ -161,7 +162,7 @@ def _table(seconds: dict[str, float], options: argparse.Namespace) -> Table:
         Column("what", no_wrap=True),
         "seconds",
         "images/s",
-        "times the shards' seconds",
+        "ratio to shards",
         title=f"one epoch of {options.images} images at {options.image_px} px, {options.backbone}, "
         f"trainable stages: {options.trainable_stages}, on {best_device().type}, {torch.get_num_threads()} threads",
     )

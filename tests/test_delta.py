@@ -125,6 +125,13 @@ def test_pixels_of_an_image_that_lost_its_label_are_kept_for_the_night_it_gets_o
     assert _known(_compare([_tonight()], kept.known.to_dict("records"))) == _tonight() | READ  # type: ignore[arg-type]  # names
 
 
+def test_what_is_wrong_in_the_inbox_is_said_before_what_is_wrong_in_the_file() -> None:
+    faulty = _tonight() | {"sha256": "s", "quarantine_reason": "unreadable", "quarantine_detail": "as seen"}
+    changes = _compare([_tonight(label=None, quarantine_reason="no_label", quarantine_detail="no row")], [faulty])
+    assert changes.to_read.empty
+    assert (_known(changes)["quarantine_reason"], _known(changes)["quarantine_detail"]) == ("no_label", "no row")
+
+
 def test_a_row_that_cannot_be_used_is_not_read() -> None:
     changes = _compare([_tonight(quarantine_reason="no_label")], [])
     assert changes.to_read.empty

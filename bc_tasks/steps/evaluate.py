@@ -11,13 +11,11 @@ from bc_tasks.holdout import Holdout
 from bc_tasks.records import Evaluation, ModelScores, ModelSpec, Run, ScoredImage, TrainedModel, trained_file_name
 from bc_tasks.storage import Storage
 from bc_tasks.training.data import fetch_pixels
+from bc_tasks.training.loop import SELECTION_METRIC
 from bc_tasks.training.scoring import load_model, score
 
 if TYPE_CHECKING:
     from bc_tasks.tracking import RegisteredVersion, Tracking
-
-SELECTION_METRIC = "average_precision"
-"""Ranks the night's backbones on tuning: it needs no operating point and minds the rarer label."""
 
 
 def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) -> Evaluation:

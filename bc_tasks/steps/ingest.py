@@ -3,6 +3,7 @@
 from collections import Counter
 from concurrent.futures import Executor
 from datetime import datetime
+from typing import Any
 
 import pandas as pd
 
@@ -34,14 +35,25 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
     _refuse_mixtures(config, fixed, base)
     before = snapshots.read_manifest(storage, base) if base else manifest.empty()
     seen = inbox.read(storage, config.data_uri, config.ingest, now)
-    changes = delta.compare(seen.rows, seen.waiting_batches, before)
-    read = intake.read_images(storage, config.data_uri, changes.to_read, seen.objects, config.ingest, executor)
-    rows = identity.complete(pd.concat([changes.known, read], ignore_index=True))
-    candidate = _split(identity.separate(rows, before), config, fixed)
+    rows = _read_what_is_new(storage, config, seen, before, executor)
+    aliases = _aliases(rows, fixed)
+    split = splits.assign(rows["patient_id"], config.splits, fixed.patient_ids | aliases)
+    candidate = manifest.conform(identity.separate(rows, before).assign(split=split))
     manifest_uri = join(run_uri, "candidate.parquet")
     storage.write(manifest_uri, manifest.to_parquet(candidate))
-    unfinished = base is not None and not snapshots.is_finished(storage, base)
-    snapshot = _describe(candidate, before, base, unfinished, manifest_uri, seen, fixed)
+    snapshot = Snapshot(
+        manifest_uri=manifest_uri,
+        fingerprint=fingerprint.of_manifest(candidate),
+        number=None,
+        base_number=base.number if base else None,
+        base_is_unfinished=base is not None and not snapshots.is_finished(storage, base),
+        preprocessing_sha256=fixed.preprocessing_sha256,
+        holdout_fingerprint=fixed.fingerprint,
+        **_news(before, candidate),
+        counts=snapshots.describe(candidate),
+        waiting_batches=seen.waiting_batches,
+        notes=(*seen.notes, *_notes_on(aliases)),
+    )
     runs.write(storage, run_uri, snapshot)
     return snapshot
 
@@ -66,37 +78,34 @@ def _refuse_mixtures(config: RunConfig, fixed: Holdout, base: Snapshot | None) -
         )
 
 
-def _split(rows: pd.DataFrame, config: RunConfig, fixed: Holdout) -> pd.DataFrame:
-    """Give each row its split; who shares a picture with the holdout, under whatever name, is kept out like it."""
-    sharing = rows.loc[rows["pixel_sha256"].isin(fixed.pixel_digests), "patient_id"]
-    kept_out = fixed.patient_ids | frozenset(sharing)
-    return manifest.conform(rows.assign(split=splits.assign(rows["patient_id"], config.splits, kept_out)))
+def _read_what_is_new(
+    storage: Storage, config: RunConfig, seen: Inbox, before: pd.DataFrame, executor: Executor
+) -> pd.DataFrame:
+    """Return tonight's rows, with all that people, the files' bytes and their tags say of them."""
+    changes = delta.compare(seen.rows, seen.waiting_batches, before)
+    read = intake.read_images(storage, config.data_uri, changes.to_read, seen.objects, config.ingest, executor)
+    return identity.complete(pd.concat([changes.known, read], ignore_index=True))
 
 
-def _describe(
-    candidate: pd.DataFrame,
-    before: pd.DataFrame,
-    base: Snapshot | None,
-    base_is_unfinished: bool,
-    manifest_uri: str,
-    seen: Inbox,
-    fixed: Holdout,
-) -> Snapshot:
+def _aliases(rows: pd.DataFrame, fixed: Holdout) -> frozenset[str]:
+    """Return the patients of whom the holdout has a picture, under another name."""
+    return frozenset(rows.loc[rows["pixel_sha256"].isin(fixed.pixel_digests), "patient_id"]) - fixed.patient_ids
+
+
+def _notes_on(aliases: frozenset[str]) -> list[str]:
+    if not aliases:
+        return []
+    names = sorted(aliases)[:10]
+    return [f"{len(aliases)} patients are in the holdout under another name, and are never learnt from: {names}"]
+
+
+def _news(before: pd.DataFrame, candidate: pd.DataFrame) -> dict[str, Any]:
+    """Return how a candidate differs from the manifest before, as fields of the record."""
     news = delta.news(before, candidate)
-    tonight = candidate[candidate["key"].isin(news.new | news.revised)]
-    return Snapshot(
-        manifest_uri=manifest_uri,
-        fingerprint=fingerprint.of_manifest(candidate),
-        number=None,
-        base_number=base.number if base else None,
-        base_is_unfinished=base_is_unfinished,
-        preprocessing_sha256=fixed.preprocessing_sha256,
-        holdout_fingerprint=fixed.fingerprint,
-        num_new=len(news.new),
-        num_revised=len(news.revised),
-        num_withdrawn=len(news.withdrawn),
-        counts=snapshots.describe(candidate),
-        quarantined_now=dict(sorted(Counter(tonight["quarantine_reason"].dropna()).items())),
-        waiting_batches=seen.waiting_batches,
-        notes=seen.notes,
-    )
+    reasons = candidate.loc[candidate["key"].isin(news.new | news.revised), "quarantine_reason"].dropna()
+    return {
+        "num_new": len(news.new),
+        "num_revised": len(news.revised),
+        "num_withdrawn": len(news.withdrawn),
+        "quarantined_now": dict(sorted(Counter(reasons).items())),
+    }

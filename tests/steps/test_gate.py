@@ -19,7 +19,9 @@ def _night_before_the_gate(uri: str, folder: Path, policy: GateConfig) -> tuple[
     weights = folder / "model.safetensors"
     weights.write_bytes(b"weights")
     run_uri = join(uri, "runs", "a")
-    night = make_night(run_uri, mlflow_run_id="m", registry=RegistryConfig(), weights=weights, gate=policy)
+    night = make_night(
+        run_uri, mlflow_run_id="m", registry=RegistryConfig(), weights=weights, champion_version="3", gate=policy
+    )
     folder_uri = snapshots.folder_uri(uri, 12)
     snapshot = night.snapshot.model_copy(update={"manifest_uri": join(folder_uri, "manifest-0.parquet")})
     report = ValidationReport(
@@ -33,10 +35,10 @@ def _night_before_the_gate(uri: str, folder: Path, policy: GateConfig) -> tuple[
 @pytest.mark.parametrize(
     ("policy", "passed", "finished"),
     [
-        (GateConfig(min_recall=0, min_f1=0), True, False),
-        (GateConfig(min_recall=1, min_f1=1), False, True),
-        (GateConfig(min_recall=0, min_f1=0, dry_run=True), True, False),
-        (GateConfig(min_recall=1, min_f1=1, dry_run=True), False, False),
+        (GateConfig(), True, False),
+        (GateConfig(recall_margin=1), False, True),
+        (GateConfig(dry_run=True), True, False),
+        (GateConfig(recall_margin=1, dry_run=True), False, False),
     ],
     ids=["passed", "rejected", "dry, passed", "dry, rejected"],
 )

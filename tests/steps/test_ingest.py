@@ -339,7 +339,11 @@ def test_a_holdout_patient_under_another_name_is_known_by_her_pictures(file_data
     hers = decode(picture(1), name="1.jpg", config=config.pixels, max_source_pixels=config.max_source_pixels)
     hospital.fix_holdout("p1", pixel_sha256=pixel_sha256(hers.pixels))
     hospital.put("b", {"0/alias_1_png.jpg": picture(1), "0/alias_9_png.jpg": picture(9), "0/p3_3_png.jpg": picture(3)})
-    rows = hospital.rows(hospital.ingest("1"))
+    candidate = hospital.ingest("1")
+    assert candidate.notes == (
+        "1 patients are in the holdout under another name, and are never learnt from: ['alias']",
+    )
+    rows = hospital.rows(candidate)
     assert set(rows.loc[rows["patient_id"] == "alias", "split"]) == {"holdout"}
     assert rows.loc[rows["patient_id"] == "p3", "split"].item() != "holdout"
 

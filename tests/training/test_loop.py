@@ -204,6 +204,13 @@ def test_tuning_images_are_never_augmented() -> None:
     assert seen.epochs[0].tuning == seen.epochs[2].tuning
 
 
+def test_every_epoch_changes_the_training_images_anew() -> None:
+    seen = Seen()
+    fine_tune(config(learning_rate=1e-30, min_learning_rate=0, trainable_stages=0, batch_size=12), seen=seen)
+    first, second, third = (epoch.training_loss for epoch in seen.epochs)
+    assert min(abs(first - second), abs(second - third), abs(first - third)) > 1e-4
+
+
 def test_norms_and_biases_do_not_decay() -> None:
     model = build(LITE0.timm_name)
     decayed, kept = loop._decayed_and_not(model, 0.1)
@@ -212,6 +219,14 @@ def test_norms_and_biases_do_not_decay() -> None:
         id(parameter) for name, parameter in model.named_parameters() if name.endswith("bias") or "bn" in name
     }
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
+
+
+@pytest.mark.parametrize(("max_grad_norm", "moves"), [(1.0, True), (1e-13, False)])
+def test_gradients_are_clipped(max_grad_norm: float, moves: bool) -> None:
+    """AdamW takes steps of one length from gradients of any, but next to none from those below its epsilon."""
+    trained = fine_tune(config(max_grad_norm=max_grad_norm, weight_decay=0))
+    before = build(LITE0.timm_name, config().seed).state_dict()["classifier.weight"]
+    assert bool((trained.weights["classifier.weight"] - before).abs().max() > 1e-5) == moves
 
 
 def test_class_weights_shift_the_scores() -> None:
