@@ -7,6 +7,8 @@ UV := .uv/bin/uv
 RUN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
+# Hospital networks often have a certificate authority of their own.
+export UV_SYSTEM_CERTS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test lint down clean requirements setup
