@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import platform
 import shutil
 import time
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bc_tasks.tracking import Tracking, TrainingRun
+
+logger = logging.getLogger(__name__)
 
 NOT_OF_THE_RESULT = {"backbones", "train_if_nothing_new", "num_workers"}
 """Fields of the training's configuration that don't change what comes out of it."""
@@ -96,6 +99,7 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
     tuning = fetch_split(storage, config.data_uri, rows, Split.TUNING, cache)
 
     with tracking.training_run(run_uri, backbone, params=_params(job), tags=_tags(job)) as training_run:
+        logger.info("MLflow, live: %s", tracking.run_url(training_run.mlflow_run_id))
         trained, started_from = _fine_tune(job, training, tuning, tracking, training_run)
         path = job.folder / WEIGHTS_FILE
         weights_sha256 = weights.write(trained.weights, path)
