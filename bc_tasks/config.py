@@ -197,6 +197,7 @@ class GateConfig(Section):
     dry_run: bool = Field(False, description="say what the gate decides, but register nothing")
     min_recall: Share = Field(0.5, description="floor of the challenger's recall")
     min_f1: Share = Field(0.5, description="floor of its F1")
+    min_specificity: Share = Field(0.3, description="floor of its specificity: calling everything cancer has recall 1")
     recall_margin: float = Field(0.005, ge=0, le=1, description="how much its recall must exceed the champion's")
     f1_margin: float = Field(0.005, ge=0, le=1, description="how much its F1 must exceed the champion's")
     max_specificity_loss: Share = Field(0.05, description="how much lower its specificity may be than the champion's")

@@ -128,6 +128,7 @@ RULES: tuple[Rule, ...] = (
     Rule("both_calls", _both_calls, needs_champion=False),
     Rule("recall_floor", _floor("recall", lambda config: config.min_recall), needs_champion=False),
     Rule("f1_floor", _floor("f1", lambda config: config.min_f1), needs_champion=False),
+    Rule("specificity_floor", _floor("specificity", lambda config: config.min_specificity), needs_champion=False),
     Rule("recall_improves", _improvement("recall", lambda config: config.recall_margin)),
     Rule("f1_improves", _improvement("f1", lambda config: config.f1_margin)),
     Rule("specificity_kept", _specificity_kept),

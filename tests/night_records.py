@@ -59,7 +59,7 @@ def make_night(
     weights: Path,
     weights_uri: str = "s3://images/runs/night/models/efficientnet_lite0/model.safetensors",
     champion_version: str | None = None,
-    gate: GateConfig = GateConfig(min_recall=0, min_f1=0),  # noqa: B008 - frozen
+    gate: GateConfig = GateConfig(min_recall=0, min_f1=0, min_specificity=0),  # noqa: B008 - frozen
 ) -> Night:
     """Every record of a night whose challenger is better than its champion, if it has one."""
     digest = sha256(weights.read_bytes()).hexdigest()

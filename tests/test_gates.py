@@ -97,6 +97,11 @@ def test_a_challenger_that_is_better_in_recall_and_f1_passes() -> None:
         (_model(values=GOOD | {"f1": 0.519}), _champion(), "f1_improves"),
         (_model(values=GOOD | {"recall": 0.49}), _champion(values=GOOD | {"recall": 0.1, "f1": 0.1}), "recall_floor"),
         (_model(values=GOOD | {"f1": 0.39}), _champion(values=GOOD | {"recall": 0.1, "f1": 0.1}), "f1_floor"),
+        (
+            _model(values=GOOD | {"recall": 1.0, "specificity": 0.0}),
+            _champion(values={"recall": 0.1, "f1": 0.1, "specificity": 0.0}),
+            "specificity_floor",
+        ),
         (_model(values=GOOD | {"specificity": 0.74}), _champion(), "specificity_kept"),
         (_model(holdout="d" * 64), _champion(), "same_ground"),
         (_model(spec=_spec(preprocessing_sha256="e" * 64)), _champion(), "same_ground"),
@@ -145,7 +150,13 @@ def test_equal_is_not_better_even_without_a_margin() -> None:
 def test_the_first_model_needs_only_to_be_sound_and_above_the_floors() -> None:
     verdict = _decide(_model(), None)
     assert (verdict.passed, verdict.kind) == (True, "bootstrap")
-    assert [outcome.rule for outcome in verdict.rules] == ["finite_scores", "both_calls", "recall_floor", "f1_floor"]
+    assert [outcome.rule for outcome in verdict.rules] == [
+        "finite_scores",
+        "both_calls",
+        "recall_floor",
+        "f1_floor",
+        "specificity_floor",
+    ]
     assert "a person must promote it" in verdict.summary
     assert not _decide(_model(values=GOOD | {"recall": 0.4}), None).passed
 

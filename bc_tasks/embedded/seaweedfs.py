@@ -79,7 +79,7 @@ def start(state: Path, buckets: Sequence[str] = ("images", "mlflow")) -> Embedde
         _command(data, buckets, settings.ports),
         state=state,
         environment=_environment(settings),
-        is_ready=lambda: _answers(probe, f"s3://{buckets[0]}/{READY_KEY}"),
+        is_ready=lambda: all(_answers(probe, f"s3://{bucket}/{READY_KEY}") for bucket in buckets),
         ready_within_seconds=READY_WITHIN_SECONDS,
     )
     return EmbeddedS3(endpoint_url, settings.access_key, settings.secret_key, service)
