@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from lossy_proxy import Fault, lossy_proxy
 from mlflow import MlflowClient
@@ -443,3 +444,12 @@ def test_a_champion_that_this_system_did_not_register_is_refused(tracking: Track
     _promote(tracking, "1")
     with pytest.raises(DataError, match="was not registered by this system"):
         tracking.champion()
+
+
+def test_the_address_of_another_server_in_this_process_changes_nothing(tracking: Tracking) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        assert tracking.champion() is None
+    finally:
+        mlflow.set_tracking_uri(before)

@@ -58,7 +58,7 @@ def connect(uri: str, timeout_seconds: int) -> MlflowClient:
     # A hospital's night tells nobody outside that it ran; MLflow makes this client when it is imported.
     settings.MLFLOW_DISABLE_TELEMETRY.set(True)
     set_telemetry_client()
-    return MlflowClient(uri)
+    return MlflowClient(uri, registry_uri=uri)
 
 
 @contextmanager

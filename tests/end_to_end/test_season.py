@@ -114,8 +114,8 @@ def test_the_champion_of_the_second_night_scores_as_it_did_on_the_first(season: 
 
 
 def test_the_registry_has_a_version_for_each_registered_run_and_a_person_made_the_champion(season: Season) -> None:
-    mlflow.set_tracking_uri(season.servers.mlflow.tracking_uri)
-    client = mlflow.MlflowClient()
+    uri = season.servers.mlflow.tracking_uri
+    client = mlflow.MlflowClient(uri, registry_uri=uri)
     name = season.config.registry.model_name
     num_registered = sum(runs.exists(season.storage, o.run_uri, "register.json") for o in season.outcomes)
     assert len(client.search_model_versions(f"name = '{name}'")) == num_registered
@@ -202,8 +202,8 @@ def _remove_spoiled_batch(season: Season) -> None:
 
 
 def test_a_reviewer_loads_the_registered_model_and_asks_it(season: Season, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    mlflow.set_tracking_uri(season.servers.mlflow.tracking_uri)
+    for name, value in season.servers.mlflow.environment().items():  # pickle refused is among them
+        monkeypatch.setenv(name, value)
     model = mlflow.pyfunc.load_model(f"models:/{season.config.registry.model_name}@champion")
     image = next((season.state / "images" / "source").rglob("*.jpg"))
     answer = model.predict(pd.DataFrame({"image": [image.read_bytes()]}))
