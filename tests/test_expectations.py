@@ -14,7 +14,7 @@ from manifests import make_manifest
 
 from bc_tasks import manifest
 from bc_tasks.config import ValidationConfig
-from bc_tasks.expectations import EXPECTATIONS, Findings, check
+from bc_tasks.expectations import EXPECTATIONS, Findings, check, scopes
 from bc_tasks.expectations.scopes import IMAGE, MANIFEST
 from bc_tasks.records import ExpectationOutcome
 
@@ -313,3 +313,8 @@ def test_data_docs_are_one_page_that_shows_each_expectation_with_its_why(
 
 def _refuse(*_: object) -> None:
     raise AssertionError("Great Expectations called somebody")
+
+
+def test_a_copy_of_a_picture_that_is_there_already_is_no_bad_image() -> None:
+    rows = make_manifest(4).assign(quarantine_reason=[None, "duplicate_content", "truncated", "conflicting_labels"])
+    assert scopes.is_bad(rows).tolist() == [False, False, True, True]
