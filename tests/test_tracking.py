@@ -447,9 +447,8 @@ def test_a_champion_that_this_system_did_not_register_is_refused(tracking: Track
 
 
 def test_the_address_of_another_server_in_this_process_changes_nothing(tracking: Tracking) -> None:
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:
         assert tracking.champion() is None
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
