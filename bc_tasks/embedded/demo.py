@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pandas as pd
 import requests
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -54,7 +55,7 @@ class Night:
 
 NIGHTS = (
     Night(
-        "the first images",
+        "first images",
         ends="success",
         batch="2026-01-first",
         deliver=lambda storage, deal, uri: demo_data.deliver(storage, deal.first_night, uri),
@@ -67,7 +68,7 @@ NIGHTS = (
     ),
     Night("nothing new", ends="success"),
     Night(
-        "a spoiled batch",
+        "spoiled batch",
         ends="failed",
         batch="2026-03-spoiled",
         deliver=lambda storage, deal, uri: demo_data.deliver_spoiled(storage, deal.spoiled_night, uri),
@@ -193,9 +194,9 @@ def _promote_as_a_reviewer(
 
 def tell(outcomes: list[Outcome], storage: Storage, servers: Stack, console: Console) -> None:
     """Print the table of the nights, and where to look further."""
-    table = Table(title="The nights (challenger and champion on the same holdout: recall, F1)")
-    for heading in ("night", "new", "bad", "challenger", "champion", "outcome", "seconds"):
-        table.add_column(heading, justify="right" if heading in ("new", "bad", "seconds") else "left", no_wrap=True)
+    table = Table(title="Challenger and champion on the same holdout: recall, F1", box=SIMPLE)
+    for heading in ("night", "new", "bad", "challenger", "champion", "outcome", "time"):
+        table.add_column(heading, justify="right" if heading in ("new", "bad", "time") else "left", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_row(outcome, storage))
     console.print(table)
@@ -221,7 +222,7 @@ def _row(outcome: Outcome, storage: Storage) -> tuple[str, ...]:
         quarantined,
         *(_recall_and_f1(model) for model in models),
         _ending(outcome, snapshot, storage),
-        f"{outcome.seconds:.0f}",
+        f"{outcome.seconds:.0f} s",
     )
 
 
@@ -244,8 +245,8 @@ def _ending(outcome: Outcome, snapshot: Snapshot | None, storage: Storage) -> st
     if verdict:
         return "rejected"
     if outcome.state == "success" and snapshot and not snapshot.has_news:
-        return "nothing new"
-    return "data refused" if snapshot else outcome.state
+        return "skipped"
+    return "refused" if snapshot else outcome.state
 
 
 @contextmanager
