@@ -6,16 +6,13 @@ Each field carries its unit in its name, its range in its type and its meaning i
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from bc_tasks.pods_config import PodsConfig
+from bc_tasks.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 BackboneName = Literal["resnet50", "resnet101", "efficientnetv2_s", "convnext_tiny", "efficientnet_lite0"]
-
-
-class Section(BaseModel):
-    """A table of the TOML file: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _storage_uri(uri: str) -> str:
@@ -235,9 +232,23 @@ class ScheduleConfig(Section):
 class ExecutionConfig(Section):
     """Where training and evaluation run."""
 
-    launcher: Literal["subprocess"] = Field(
-        "subprocess", description="subprocess: on the worker, with a pod's command line"
+    launcher: Literal["subprocess", "kubernetes"] = Field(
+        "subprocess", description="subprocess: on Airflow's worker; kubernetes: in pods, by the same command lines"
     )
+    pods: PodsConfig = PodsConfig()
+
+    @model_validator(mode="after")
+    def _images_named(self) -> "ExecutionConfig":
+        if self.launcher == "kubernetes":
+            for step in self.pods.steps:
+                if not self.pods.image_of(step):
+                    field = "image" if step in ("train", "evaluate") else "data_image"
+                    raise ValueError(f"{step} runs in a pod, so pods.{field} must name an image")
+        return self
+
+    def in_pod(self, step: str) -> bool:
+        """Say whether a step runs in a pod."""
+        return self.launcher == "kubernetes" and step in self.pods.steps
 
 
 class RunConfig(Section):

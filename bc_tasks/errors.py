@@ -10,9 +10,12 @@
     ├── RecordMissing             66  a step before this one has left no record            no retry
     ├── ObjectNotFound            66  nothing is stored under that URI                     no retry
     ├── AlreadyExists             73  a conditional write lost: somebody else was first    no retry
+    ├── OutOfMemory               71  the GPU's or the machine's memory was not enough     no retry
     └── InfrastructureError       75  S3, MLflow or the network didn't answer in time      retry
+        └── Interrupted          143  SIGTERM: the machine goes down, or somebody stops us  retry
 
-The codes follow BSD's sysexits.h, so that a shell, a pod and Airflow can all tell them apart.
+The codes follow BSD's sysexits.h, so that a shell, a pod and Airflow can all tell them apart; 143 is a shell's own
+code for a program that SIGTERM ended.
 """
 
 from typing import ClassVar
@@ -76,8 +79,20 @@ class AlreadyExists(BcError):
     exit_code = 73
 
 
+class OutOfMemory(BcError):
+    """The memory of the GPU or of the machine was not enough; the same again would end the same way."""
+
+    exit_code = 71
+
+
 class InfrastructureError(BcError):
     """S3, MLflow or the network didn't answer in time; trying again can help."""
 
     exit_code = 75
     retryable = True
+
+
+class Interrupted(InfrastructureError):
+    """SIGTERM came: the node is being drained, the pod evicted or its time over, or somebody stopped the task."""
+
+    exit_code = 143
