@@ -134,10 +134,10 @@ class PodsConfig(Section):
                 raise ValueError(f"{image}: latest is no fixed tag; name a digest or a version")
         return self
 
-    def size_of(self, step: PodStep) -> PodSizeConfig:
+    def size_of(self, step: str) -> PodSizeConfig:
         """Return the size of a step's pod."""
         return {"train": self.train, "evaluate": self.evaluate}.get(step, self.data)
 
-    def image_of(self, step: PodStep) -> str:
+    def image_of(self, step: str) -> str:
         """Return the image of a step's pod; only Airflow's has Great Expectations, only the trainer's has torch."""
         return self.image if step in ("train", "evaluate") else self.data_image

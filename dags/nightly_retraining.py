@@ -25,10 +25,12 @@ red task. Its last lines say what was seen, what was wanted and what to do, and 
 | 65 | the data can't be used as it is | no | trigger a new run |
 | 66 | a step before left no record, or a stored object vanished | no | clear the step named in the log |
 | 70 | a mistake in the program, or training diverged | no | clear the task; where it diverged, see *train* |
+| 71 | the memory of the GPU, the pod or the machine was not enough | no | trigger a new run |
 | 73 | two nights ran on the same data | no | trigger a new run |
 | 75 | S3, MLflow or the network did not answer in time | yes | clear the task |
 | 78 | the configuration or the credentials are wrong | no | trigger a new run; for credentials, clear the task |
-| a signal | stopped by somebody, the machine went down, or out of memory | yes | clear the task |
+| 143 | interrupted: the machine goes down, or somebody stopped it | yes | clear the task |
+| a signal | killed by somebody, by the machine going down, or out of memory | yes | clear the task |
 
 **Clear or trigger?** A run keeps its configuration and what it took in. So *clear* the red task where the cause lay
 outside the run, and it goes on from there, nothing doubled. *Trigger* a new run where the data or the configuration was
@@ -60,9 +62,14 @@ mended, or taken out of the inbox, the next night takes the inbox anew; to have 
 
 ### train
 
-One task for each backbone, one after the other. 70 and *diverged*: lower `training.learning_rate`, trigger a run with
-*Train if nothing new*. Killed, or CUDA out of memory: the same with `training.batch_size`. After a time-out, or a
-machine that went down, clear the task: it goes on from its last epoch.
+One task for each backbone. 70 and *diverged*: lower `training.learning_rate`, trigger a run with *Train if nothing
+new*. 71: the same with `training.batch_size`, or with more `execution.pods.train.memory`. After a time-out, or a machine
+that went down, clear the task: it goes on from its checkpoint, on another node if there is one.
+
+**In a pod**, the log's last lines say what became of it: no GPU was free in time, the image could not be fetched,
+evicted, `OOMKilled`. A failed pod stays for `execution.pods.keep_failed_hours`, to `kubectl describe` it; its name is
+under *XCom*. A pod that succeeded without leaving its record counts as failed: it saw another storage, or its image is of
+another version.
 
 ### evaluate
 
@@ -90,11 +97,13 @@ from bc_tasks import environment
 from bc_tasks.config_file import load_config
 from bc_tasks.orchestration.failure_notifier import failure_notifiers
 from bc_tasks.orchestration.form import trigger_form
-from bc_tasks.orchestration.operators import RETRY_POLICY, StepOperator
+from bc_tasks.orchestration.launcher import Launcher
+from bc_tasks.orchestration.step import RETRY_POLICY
 from bc_tasks.orchestration.tasks import anything_new, passed, start
 
 CONFIG = load_config(environment.config_path())
 SCHEDULE = CONFIG.schedule
+LAUNCHER = Launcher(CONFIG, config_folder=environment.config_path().parent)
 
 
 @dag(
@@ -120,18 +129,12 @@ def nightly_retraining() -> None:
     """Wire the steps; each gets nothing but the run's URI."""
     run = start()  # which returns the backbones: Airflow maps a task over nothing but a return value
     run_uri = run["run_uri"]
-    ingest = StepOperator(task_id="ingest", run_uri=run_uri)
-    validate = StepOperator(task_id="validate", run_uri=run_uri)
-    train = StepOperator.partial(
-        task_id="train",
-        run_uri=run_uri,
-        execution_timeout=timedelta(minutes=SCHEDULE.training_timeout_minutes),
-        max_active_tis_per_dagrun=1,  # they share this machine's GPU and memory
-        map_index_template="{{ task.backbone }}",
-    ).expand(backbone=run)
-    evaluate = StepOperator(task_id="evaluate", run_uri=run_uri)
-    gate = StepOperator(task_id="gate", run_uri=run_uri)
-    register = StepOperator(task_id="register", run_uri=run_uri)
+    ingest = LAUNCHER.step("ingest", run_uri)
+    validate = LAUNCHER.step("validate", run_uri)
+    train = LAUNCHER.step_per_backbone("train", run_uri, backbones=run)
+    evaluate = LAUNCHER.step("evaluate", run_uri)
+    gate = LAUNCHER.step("gate", run_uri)
+    register = LAUNCHER.step("register", run_uri)
     chain(run, ingest, anything_new(run_uri), validate, train, evaluate, gate, passed(run_uri), register)
 
 

@@ -1,6 +1,7 @@
 """The tasks that need no process of their own: the start of a night, and the two questions that may end it."""
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import task
@@ -72,3 +73,13 @@ def passed(run_uri: str) -> bool:
     if verdict.passed and verdict.dry_run:
         log.info("This is a dry run: nothing is registered.")
     return verdict.passed and not verdict.dry_run
+
+
+@task
+def remove_old_pods() -> int:
+    """Remove the pods of nights gone by; returns how many."""
+    from bc_tasks.config_file import load_config
+    from bc_tasks.orchestration import pod_cleanup
+
+    pods = load_config(environment.config_path()).execution.pods
+    return pod_cleanup.remove_old_pods(pods, now=datetime.now(UTC))

@@ -22,7 +22,19 @@ S3 = frozenset({"boto3", "botocore"})
 TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 
 CORE = (
-    *("", "errors", "mammogram", "config", "config_file", "config_table", "records", "manifest", "environment"),
+    *(
+        "",
+        "errors",
+        "mammogram",
+        "section",
+        "pods_config",
+        "config",
+        "config_file",
+        "config_table",
+        "records",
+        "manifest",
+        "environment",
+    ),
     *("fingerprint", "splits", "metrics", "gates", "shards", "delta", "identity", "labels_file", "summaries"),
     *("image_formats", "dicom", "pixels", "examination", "steps", "training"),
 )
@@ -48,13 +60,14 @@ CHAINS: dict[str, tuple[tuple[tuple[str, ...], frozenset[str]], ...]] = {
     ),
     "Airflow": (
         (("cli",), frozenset()),
-        (("orchestration*",), S3 | {"airflow"}),
+        (("orchestration", "orchestration.[!p]*", "orchestration.plugin"), S3 | {"airflow"}),
+        (("orchestration.pod*",), frozenset({"kubernetes"})),
     ),
 }
 
 # Lowest first. A module may import from lower layers, and from its own family; cores from their whole layer.
 LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors", "mammogram", "config"),),
+    (("errors", "mammogram", "section", "pods_config", "config"),),
     (CORE,),
     (("storage*",), ("expectations*",), ("tracking*", "served_model"), ("training*",)),
     (ON_STORAGE,),

@@ -24,7 +24,8 @@ from bc_tasks.errors import (
     InfrastructureError,
     RecordMissing,
 )
-from bc_tasks.orchestration.operators import RETRY_POLICY, StepOperator
+from bc_tasks.orchestration.operators import StepOperator
+from bc_tasks.orchestration.step import RETRY_POLICY
 
 EXIT = "import sys; print(sys.argv[1:]); sys.exit({code})"
 KILL_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
