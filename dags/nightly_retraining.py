@@ -63,13 +63,13 @@ mended, or taken out of the inbox, the next night takes the inbox anew; to have 
 ### train
 
 One task for each backbone. 70 and *diverged*: lower `training.learning_rate`, trigger a run with *Train if nothing
-new*. 71: the same with `training.batch_size`, or with more `execution.pods.train.memory`. After a time-out, or a machine
+new*. 71: the same with `training.batch_size`, or more `execution.pods.train.memory`. After a time-out, or a machine
 that went down, clear the task: it goes on from its checkpoint, on another node if there is one.
 
 **In a pod**, the log's last lines say what became of it: no GPU was free in time, the image could not be fetched,
 evicted, `OOMKilled`. A failed pod stays for `execution.pods.keep_failed_hours`, to `kubectl describe` it; its name is
-under *XCom*. A pod that succeeded without leaving its record counts as failed: it saw another storage, or its image is of
-another version.
+under *XCom*. A pod that succeeded without leaving its record counts as failed: it saw another storage, or its image is
+of another version.
 
 ### evaluate
 

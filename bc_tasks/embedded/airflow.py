@@ -61,8 +61,10 @@ class Settings:
     port: int
 
 
-def start(state: Path, *, config_path: Path, environment: Mapping[str, str]) -> EmbeddedAirflow:
-    """Start Airflow on this checkout's DAGs, and return when its scheduler runs and its page can be opened.
+def start(
+    state: Path, *, config_path: Path, environment: Mapping[str, str], dags: Path = CHECKOUT / "dags"
+) -> EmbeddedAirflow:
+    """Start Airflow on the DAGs of a folder, and return when its scheduler runs and its page can be opened.
 
     `config_path` is the configuration of the nights; `environment` points the tasks at S3 and MLflow.
 
@@ -85,7 +87,7 @@ def start(state: Path, *, config_path: Path, environment: Mapping[str, str]) -> 
             **environment,
             **SETTINGS,
             "AIRFLOW_HOME": str(state.resolve()),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords.resolve()),
             "AIRFLOW__CORE__FERNET_KEY": settings.fernet_key,
             "AIRFLOW__API_AUTH__JWT_SECRET": settings.jwt_secret,
