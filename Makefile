@@ -35,6 +35,13 @@ clean: down ## forget the environment and all embedded data
 requirements: $(UV) ## pin every package anew (then run the tests)
 	$(UV) pip compile pyproject.toml --upgrade --extra laptop $(COMPILE) -o requirements.txt
 	$(UV) pip compile pyproject.toml --upgrade --extra laptop --extra dev -c requirements.txt $(COMPILE) -o requirements-dev.txt
+	$(MAKE) requirements-images
+
+requirements-images: $(UV) ## the images' packages, at the versions of requirements.txt where it has them
+	$(UV) pip compile pyproject.toml --upgrade --extra scheduler --group airflow-image -c requirements.txt $(COMPILE) -o docker/airflow/requirements.txt
+	$(UV) pip compile pyproject.toml --upgrade --extra trainer -c requirements.txt --no-emit-package triton $(COMPILE) -o docker/trainer/requirements.txt
+	$(UV) pip compile --upgrade --group mlflow-image -c requirements.txt $(COMPILE) -o docker/mlflow/requirements.txt
+	$(UV) pip compile --upgrade --group image-builder -c requirements.txt $(COMPILE) -o docker/builder-requirements.txt
 
 COMPILE := --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
