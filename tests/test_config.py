@@ -60,8 +60,8 @@ def test_a_shipped_configuration_is_accepted(path: Path) -> None:
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_there_is_a_configuration_for_production_for_a_laptop_and_for_the_source_notebook() -> None:
-    assert [path.stem for path in FILES] == ["laptop", "production", "source-notebook"]
+def test_there_is_a_configuration_for_each_place_and_for_the_source_notebook() -> None:
+    assert [path.stem for path in FILES] == ["kubernetes-cpu-trial", "laptop", "production", "source-notebook"]
 
 
 def test_the_source_notebooks_recipe_is_kept() -> None:
