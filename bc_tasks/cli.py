@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from bc_tasks import interruption
 from bc_tasks.config import BackboneName, RunConfig
 from bc_tasks.errors import BcError, ConfigError
 
@@ -44,12 +45,16 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command line; an error that is meant for people is a sentence and an exit code, not a traceback."""
+    """Run the command line; an error that is meant for people is a sentence and an exit code, not a traceback.
+
+    SIGTERM is such an error too.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for name in ("botocore", "urllib3", "great_expectations", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        app()
+        with interruption.ending_at_once():
+            app()
     except BcError as error:
         console.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False)
         raise SystemExit(error.exit_code) from error

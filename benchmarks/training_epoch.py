@@ -27,7 +27,7 @@ from torchvision.datasets import ImageFolder
 
 from bc_tasks import shards
 from bc_tasks.config import AugmentationConfig
-from bc_tasks.training.augment import augment
+from bc_tasks.training.augment import augment, draw
 from bc_tasks.training.backbones import build, lookup
 from bc_tasks.training.data import Pixels, epoch_batches, read_batches
 from bc_tasks.training.freezing import fold_frozen_norms, freeze
@@ -84,7 +84,8 @@ def from_shards(pixels: Pixels, labels: np.ndarray, options: argparse.Namespace,
     batches = epoch_batches(len(labels), options.batch_size, np.random.default_rng(2))
     generator = torch.Generator().manual_seed(3)
     for indices, images in zip(batches, read_batches(pixels, batches, num_workers=0), strict=True):
-        grey = augment(resize(images.to(device), taken.size_px), AUGMENTATION, generator)
+        draws = draw(len(indices), generator)
+        grey = augment(resize(images.to(device), taken.size_px), AUGMENTATION, draws)
         yield normalise(grey, taken, torch.channels_last), torch.from_numpy(labels[indices]).to(device)
 
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from bc_tasks import holdout, metrics, runs
 from bc_tasks.config import RunConfig
-from bc_tasks.errors import BcError, ConfigError, DataError
+from bc_tasks.errors import BcError, ConfigError, DataError, OutOfMemory
 from bc_tasks.holdout import Holdout
 from bc_tasks.records import Evaluation, ModelScores, ModelSpec, Run, ScoredImage, TrainedModel, trained_file_name
 from bc_tasks.storage import Storage
+from bc_tasks.training import memory
 from bc_tasks.training.data import fetch_pixels
 from bc_tasks.training.loop import SELECTION_METRIC
-from bc_tasks.training.scoring import load_model, score
+from bc_tasks.training.scoring import best_device, load_model, score
 
 if TYPE_CHECKING:
     from bc_tasks.tracking import RegisteredVersion, Tracking
@@ -25,6 +26,7 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) ->
         RecordMissing: a backbone of this run has not been trained.
         HoldoutChanged: the holdout isn't the one that was fixed.
         DataError: the challenger's weights are not those that training recorded.
+        OutOfMemory: evaluation.batch_size is too large for the GPU or the machine.
     """
     if runs.exists(storage, run_uri, f"{Evaluation.step}.json"):
         return runs.read(storage, run_uri, Evaluation)
@@ -80,7 +82,7 @@ def _measure_champion(
         spec, digest = champion.spec, champion.weights_sha256
         return champion, _measure(storage, name, spec, weights, digest, config, fixed, cache), None
     except BcError as error:
-        if error.retryable or isinstance(error, ConfigError):
+        if error.retryable or isinstance(error, ConfigError | OutOfMemory):
             raise
         return champion, None, f"version {champion.version}: {error}" if champion else str(error)
 
@@ -97,7 +99,11 @@ def _measure(
 ) -> ModelScores:
     rows = fixed.manifest
     pixels = fetch_pixels(storage, config.data_uri, rows, cache)
-    probabilities = score(load_model(spec, weights), spec, pixels, batch_size=config.evaluation.batch_size)
+    batch_size = config.evaluation.batch_size
+    with memory.explained(
+        best_device(), batch_size=batch_size, image_size_px=spec.image_size_px, lower="evaluation.batch_size"
+    ):
+        probabilities = score(load_model(spec, weights), spec, pixels, batch_size=batch_size)
     labels, point = rows["label"].to_numpy(dtype="int64"), spec.operating_point
     return ModelScores(
         name=name,

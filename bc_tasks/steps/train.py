@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
-from bc_tasks import holdout, manifest, metrics, runs, snapshots
+from bc_tasks import holdout, interruption, manifest, metrics, runs, snapshots
 from bc_tasks.config import BackboneName, RunConfig
-from bc_tasks.errors import DataError
+from bc_tasks.errors import DataError, Interrupted
 from bc_tasks.holdout import Holdout
 from bc_tasks.mammogram import Split
 from bc_tasks.records import (
@@ -29,12 +29,14 @@ from bc_tasks.records import (
     ValidationReport,
     trained_file_name,
 )
-from bc_tasks.storage import Storage, join
+from bc_tasks.storage import Storage, join, open_storage
 from bc_tasks.tracking.package import SERVING_PACKAGES, SPEC_FILE, WEIGHTS_FILE
-from bc_tasks.training import backbones, checkpoints, scoring, weights
+from bc_tasks.training import backbones, checkpoints, memory, scoring, weights
 from bc_tasks.training.checkpoints import Checkpoint
 from bc_tasks.training.data import LabelledImages, fetch_split
+from bc_tasks.training.distributed import ALONE, Workers
 from bc_tasks.training.inputs import InputFormat
+from bc_tasks.training.launcher import launch
 from bc_tasks.training.loop import EpochResult, Trained, Watcher, train
 from bc_tasks.training.progress import show
 
@@ -57,14 +59,28 @@ class _Job:
     spec: ModelSpec
     config: RunConfig
     snapshot: Snapshot
-    storage: Storage
     cache: Path
+
+    @property
+    def num_processes(self) -> int:
+        """One for each GPU of the pod."""
+        return max(1, self.config.execution.pods.train.gpus_per_pod)
 
     @property
     def folder(self) -> Path:
         """A folder of this job's own in the cache, found again when it is tried again."""
         name = hashlib.sha256(self.run_uri.encode()).hexdigest()[:16]
         return self.cache / "training" / f"{name}-{self.spec.backbone}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the last checkpoint is kept here."""
+        return self.folder / "checkpoints"
+
+    @property
+    def first_weights(self) -> Path:
+        """Where the processes of a training find what to start from."""
+        return self.folder / "first.safetensors"
 
     @property
     def checkpoints_uri(self) -> str:
@@ -85,6 +101,8 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
         DataError: a split has one label only, or shares a patient with another split or the holdout.
         ConfigError: the first weights are not to be had, or the training can't run as it is configured.
         TrainingDiverged: the loss became NaN or infinite.
+        OutOfMemory: a batch is too large for the GPU or the machine.
+        Interrupted: SIGTERM came; the checkpoint is stored.
     """
     if runs.exists(storage, run_uri, trained_file_name(backbone)):
         return runs.read(storage, run_uri, TrainedModel, trained_file_name(backbone))
@@ -92,15 +110,14 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
     config = runs.read(storage, run_uri, Run).config
     snapshot = runs.read(storage, run_uri, ValidationReport).snapshot
     spec = backbones.specify(backbone, config, snapshot.preprocessing_sha256)
-    job = _Job(run_uri, spec, config, snapshot, storage, cache)
+    job = _Job(run_uri, spec, config, snapshot, cache)
     rows = manifest.usable(snapshots.read_manifest(storage, snapshot))
     _refuse_leaks(rows, holdout.load(storage, config.data_uri, config.holdout.fingerprint))
-    training = fetch_split(storage, config.data_uri, rows, Split.TRAINING, cache)
-    tuning = fetch_split(storage, config.data_uri, rows, Split.TUNING, cache)
+    training, tuning = _fetch(job, rows, storage)
 
     with tracking.training_run(run_uri, backbone, params=_params(job), tags=_tags(job)) as training_run:
         logger.info("MLflow, live: %s", tracking.run_url(training_run.mlflow_run_id))
-        trained, started_from = _fine_tune(job, training, tuning, tracking, training_run)
+        trained, started_from = _fine_tune(job, training, tuning, storage, tracking, training_run)
         path = job.folder / WEIGHTS_FILE
         weights_sha256 = weights.write(trained.weights, path)
         spec, tuning_metrics = _fit_operating_point(job, path, tuning)
@@ -120,11 +137,11 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
             tuning_metrics=tuning_metrics,
             started_from=started_from,
             seed=config.training.seed,
-            environment=_environment(),
+            environment=_environment(job.num_processes),
             seconds=time.monotonic() - started,
         )
         runs.write(storage, run_uri, record)
-    _forget_checkpoints(job)
+    _forget_checkpoints(job, storage)
     return record
 
 
@@ -165,45 +182,111 @@ def _tags(job: _Job) -> Mapping[str, str]:
     }
 
 
+def _fetch(job: _Job, rows: pd.DataFrame, storage: Storage) -> tuple[LabelledImages, LabelledImages]:
+    training, tuning = (
+        fetch_split(storage, job.config.data_uri, rows, split, job.cache) for split in (Split.TRAINING, Split.TUNING)
+    )
+    return training, tuning
+
+
 def _fine_tune(
-    job: _Job, training: LabelledImages, tuning: LabelledImages, tracking: "Tracking", training_run: "TrainingRun"
+    job: _Job,
+    training: LabelledImages,
+    tuning: LabelledImages,
+    storage: Storage,
+    tracking: "Tracking",
+    training_run: "TrainingRun",
 ) -> tuple[Trained, str]:
     """Train from the first weights, or from the last checkpoint; return the result, and where it had started from."""
-    config, backbone = job.config.training, backbones.lookup(job.spec.backbone)
-    model = backbones.build(job.spec.timm_name, config.seed)
-    started_from = _first_weights(job, model, tracking)
-    identity, folder = _identity(job, started_from), job.folder / "checkpoints"
-    checkpoints.pull(job.storage, job.checkpoints_uri, folder, identity)
+    model = backbones.build(job.spec.timm_name, job.config.training.seed)
+    started_from = _first_weights(job, model, storage, tracking)
+    identity = _identity(job, started_from)
+    checkpoints.pull(storage, job.checkpoints_uri, job.checkpoints, identity)
+    if job.num_processes == 1:
+        return _train(ALONE, job, identity, model, training, tuning, storage, training_run), started_from
+    weights.write(model.state_dict(), job.first_weights)
+    launch(
+        _take_part,
+        (job, identity, training_run.mlflow_run_id),
+        count=job.num_processes,
+        grace_seconds=job.config.execution.pods.grace_seconds,
+    )
+    last = checkpoints.load(job.checkpoints, identity)
+    assert last is not None
+    return Trained(last.best, last.best_epoch, last.epoch), started_from
+
+
+def _take_part(workers: Workers, job: _Job, identity: str, mlflow_run_id: str) -> None:
+    """Train in a process of its own, as one of several; what comes of it is the last checkpoint."""
+    from bc_tasks.tracking import TrainingRun, open_tracking
+
+    storage = open_storage(job.config.storage)
+    training, tuning = _fetch(job, manifest.usable(snapshots.read_manifest(storage, job.snapshot)), storage)
+    model = backbones.build(job.spec.timm_name)
+    weights.load_tensors(model, weights.read(job.first_weights), origin=job.first_weights.name)
+    training_run = TrainingRun(mlflow_run_id, open_tracking(job.config.registry))
+    _train(workers, job, identity, model, training, tuning, storage, training_run)
+
+
+def _train(
+    workers: Workers,
+    job: _Job,
+    identity: str,
+    model: "nn.Module",
+    training: LabelledImages,
+    tuning: LabelledImages,
+    storage: Storage,
+    training_run: "TrainingRun",
+) -> Trained:
+    """Train, alone or as one of several; the first of them tells of it and stores the checkpoints."""
+    config, device = job.config.training, scoring.best_device()
 
     def keep(checkpoint: Checkpoint) -> None:
-        checkpoints.save(folder, checkpoint, identity)
-        checkpoints.push(job.storage, folder, job.checkpoints_uri)
+        if workers.is_first:
+            checkpoints.save(job.checkpoints, checkpoint, identity)
+            checkpoints.push(storage, job.checkpoints, job.checkpoints_uri)
+        workers.any(False)  # nobody ends before it is stored
 
-    with show(Console(), job.spec.backbone, config.epochs) as progress:
-
-        def on_epoch(result: EpochResult) -> None:
-            progress.epoch(result)
+    def on_epoch(result: EpochResult) -> None:
+        progress.epoch(result)
+        if workers.is_first:
             training_run.log_metrics(_figures(result), result.epoch)
 
-        trained = train(
-            model,
-            backbone,
-            InputFormat.of(job.spec),
-            config,
-            training=training,
-            tuning=tuning,
-            device=scoring.best_device(),
-            resume=checkpoints.load(folder, identity),
-            watcher=Watcher(on_step=progress.step, on_epoch=on_epoch, on_checkpoint=keep),
-        )
-    return trained, started_from
+    with (
+        interruption.noted() as is_stopping,
+        memory.explained(
+            device,
+            batch_size=config.batch_size,
+            image_size_px=config.image_size_px,
+            lower="training.batch_size or training.image_size_px",
+        ),
+        show(Console(quiet=not workers.is_first), job.spec.backbone, config.epochs) as progress,
+    ):
+        try:
+            return train(
+                model,
+                backbones.lookup(job.spec.backbone),
+                InputFormat.of(job.spec),
+                config,
+                training=training,
+                tuning=tuning,
+                device=device,
+                resume=checkpoints.load(job.checkpoints, identity),
+                watcher=Watcher(on_step=progress.step, on_epoch=on_epoch, on_checkpoint=keep),
+                workers=workers,
+                is_stopping=is_stopping,
+            )
+        except Interrupted as error:
+            raise Interrupted(
+                f"{error}; its checkpoint is at {job.checkpoints_uri}: a retry goes on from there"
+            ) from None
 
 
-def _first_weights(job: _Job, model: "nn.Module", tracking: "Tracking") -> str:
+def _first_weights(job: _Job, model: "nn.Module", storage: Storage, tracking: "Tracking") -> str:
     champion = tracking.champion() if job.config.training.warm_start else None
     if champion is None or champion.spec.timm_name != job.spec.timm_name:
         backbone, source = backbones.lookup(job.spec.backbone), job.config.training.weights
-        return weights.initialise(model, backbone, source, download=job.storage.download, cache=job.cache)
+        return weights.initialise(model, backbone, source, download=storage.download, cache=job.cache)
     origin = f"champion, version {champion.version}"
     path = tracking.download_weights(champion, job.folder / "champion")
     weights.load_tensors(model, weights.read(path), origin=origin)
@@ -228,23 +311,29 @@ def _figures(result: EpochResult) -> dict[str, float]:
 
 def _fit_operating_point(job: _Job, path: Path, tuning: LabelledImages) -> tuple[ModelSpec, dict[str, float]]:
     """Score tuning with the weights as they were written, as evaluation will; fit the operating point on that."""
-    model = scoring.load_model(job.spec, path)
-    scores = scoring.score(model, job.spec, tuning.images, batch_size=job.config.evaluation.batch_size)
+    batch_size = job.config.evaluation.batch_size
+    with memory.explained(
+        scoring.best_device(),
+        batch_size=batch_size,
+        image_size_px=job.spec.image_size_px,
+        lower="evaluation.batch_size",
+    ):
+        scores = scoring.score(scoring.load_model(job.spec, path), job.spec, tuning.images, batch_size=batch_size)
     point = metrics.best_f1_operating_point(tuning.labels, scores)
     return job.spec.model_copy(update={"operating_point": point}), metrics.summarise(tuning.labels, scores, point)
 
 
-def _environment() -> Environment:
+def _environment(num_processes: int) -> Environment:
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        device=scoring.device_name(),
+        device=f"{num_processes} x {scoring.device_name()}" if num_processes > 1 else scoring.device_name(),
         packages={name: version(name) for name in SERVING_PACKAGES},
     )
 
 
-def _forget_checkpoints(job: _Job) -> None:
+def _forget_checkpoints(job: _Job, storage: Storage) -> None:
     """Remove what only an unfinished training needs."""
-    for stored in job.storage.list(f"{job.checkpoints_uri}/"):
-        job.storage.delete(stored.uri)
+    for stored in storage.list(f"{job.checkpoints_uri}/"):
+        storage.delete(stored.uri)
     shutil.rmtree(job.folder)

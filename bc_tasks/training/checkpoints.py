@@ -1,9 +1,11 @@
-"""A training's state after an epoch, so that a restart, here or on another machine, ends with the same weights.
+"""A training's state after an epoch or, where it was stopped, within one; started again from it, here or on another
+machine, a training goes on with the very next batch and ends with the same weights.
 
-    <folder>/epoch-0003.safetensors     all tensors
-    <folder>/checkpoint.json            the rest, and the digest of the tensors: written last, the commit mark
+    <folder>/epoch-0003.safetensors              all tensors after epoch 3
+    <folder>/epoch-0003-step-00012.safetensors   12 steps later, in epoch 4
+    <folder>/checkpoint.json                     the rest, and the digest of the tensors: written last, the commit mark
 
-Every epoch draws its randomness from the seed and its own number, so no generator's state is kept.
+Every step draws its randomness from the seed and its own number, so no generator's state is kept.
 """
 
 import hashlib
@@ -28,9 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` (from 1), and the best weights so far with their tuning score."""
+    """The state after `epoch` (from 1) and some steps more, and the best weights so far with their tuning score.
+
+    `losses` (num_steps,) are those of the steps that were done of the epoch after `epoch`.
+    """
 
     epoch: int
+    losses: Tensor
     best_epoch: int
     best_score: float
     loss_scale: dict[str, int | float]
@@ -44,29 +50,39 @@ class _Mark(BaseModel):
 
     identity: str
     epoch: int
+    num_steps: int
     best_epoch: int
     best_score: float
     loss_scale: dict[str, int | float]
     tensors: str
     tensors_sha256: str
 
+    @property
+    def model_is_best(self) -> bool:
+        """Whether the best weights are the model's own, and not written twice."""
+        return self.best_epoch == self.epoch and self.num_steps == 0
+
 
 def save(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
     """Write a checkpoint of the training that `identity` names, then remove the one before it."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer}
-    if checkpoint.best_epoch != checkpoint.epoch:  # else they are the model's own
+    num_steps = len(checkpoint.losses)
+    name = f"epoch-{checkpoint.epoch:04d}" + (f"-step-{num_steps:05d}" if num_steps else "")
+    path = folder / f"{name}.safetensors"
+    parts = {"model": checkpoint.model, "optimizer": checkpoint.optimizer, "epoch": {"losses": checkpoint.losses}}
+    if checkpoint.best is not checkpoint.model:
         parts["best"] = checkpoint.best
-    tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-    path = folder / f"epoch-{checkpoint.epoch:04d}.safetensors"
     mark = _Mark(
         identity=identity,
         epoch=checkpoint.epoch,
+        num_steps=num_steps,
         best_epoch=checkpoint.best_epoch,
         best_score=checkpoint.best_score,
         loss_scale=checkpoint.loss_scale,
         tensors=path.name,
-        tensors_sha256=weights.write(tensors, path),
+        tensors_sha256=weights.write(
+            {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}, path
+        ),
     )
     _commit(folder, mark)
 
@@ -90,7 +106,8 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
         best_score=mark.best_score,
         loss_scale=mark.loss_scale,
         model=parts["model"],
-        best=parts["best"] or parts["model"],
+        losses=parts["epoch"]["losses"],
+        best=parts["model"] if mark.model_is_best else parts["best"],
         optimizer=parts["optimizer"],
     )
 
@@ -110,11 +127,15 @@ def pull(storage: "Storage", uri: str, folder: Path, identity: str) -> None:
     try:
         mark = _parse(storage.read(f"{uri}/{MARK}"), uri, identity)
         here = _read_mark(folder, identity)
-        if mark is not None and (here is None or here.epoch < mark.epoch):
+        if mark is not None and (here is None or _place(here) < _place(mark)):
             storage.download(f"{uri}/{mark.tensors}", folder / mark.tensors)
             _commit(folder, mark)
     except ObjectNotFound:
         logger.info("no checkpoint under %s", uri)
+
+
+def _place(mark: _Mark) -> tuple[int, int]:
+    return mark.epoch, mark.num_steps
 
 
 def _commit(folder: Path, mark: _Mark) -> None:

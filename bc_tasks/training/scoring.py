@@ -1,6 +1,7 @@
 """From weights and pixels to probabilities of cancer; training, evaluation and the served model all come here."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,17 +50,20 @@ def probabilities(
     *,
     batch_size: int,
     device: torch.device,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Probabilities:
-    """Return what `model`, put into eval mode, says of each image, as (N,)."""
+    """Return what `model`, put into eval mode, says of each image, as (N,); NaN from where `is_stopping` said so."""
     model.eval()
     num_batches = math.ceil(len(images) / batch_size)
     batches = np.array_split(np.arange(len(images)), num_batches) if num_batches else []
-    scores = [np.empty(0)]
-    for batch in read_batches(images, batches, num_workers=0):
+    scores = np.full(len(images), np.nan)
+    for indices, batch in zip(batches, read_batches(images, batches, num_workers=0), strict=True):
+        if is_stopping():
+            break
         grey = resize(batch.to(device, non_blocking=True), input_format.size_px)
         logits = model(normalise(grey, input_format, torch.channels_last))
-        scores.append(logits.double().softmax(dim=1)[:, 1].cpu().numpy())
-    return np.concatenate(scores)
+        scores[indices] = logits.double().softmax(dim=1)[:, 1].cpu().numpy()
+    return scores
 
 
 def best_device() -> torch.device:

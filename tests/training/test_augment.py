@@ -3,7 +3,7 @@ import torch
 from torch import Generator, Tensor
 
 from bc_tasks.config import AugmentationConfig
-from bc_tasks.training.augment import augment
+from bc_tasks.training.augment import augment, draw
 from bc_tasks.training.inputs import InputFormat, normalise
 
 NOTHING = AugmentationConfig(
@@ -23,15 +23,19 @@ def only(**fields: float) -> AugmentationConfig:
     return NOTHING.model_copy(update=fields)
 
 
+def changed(images: Tensor, config: AugmentationConfig, seed: int = 1) -> Tensor:
+    return augment(images, config, draw(len(images), seeded(seed)))
+
+
 def test_nothing_wanted_is_nothing_done() -> None:
-    assert torch.equal(augment(noise(), NOTHING, seeded()), noise())
+    assert torch.equal(changed(noise(), NOTHING), noise())
 
 
 @pytest.mark.parametrize(("field", "dimension"), [("horizontal_flip_probability", 3), ("vertical_flip_probability", 2)])
 def test_a_flip_is_exact_and_happens_as_often_as_it_should(field: str, dimension: int) -> None:
     images = noise(400, 8)
-    assert torch.equal(augment(images, only(**{field: 1}), seeded()), images.flip(dimension))
-    flipped = augment(images, only(**{field: 0.25}), seeded())
+    assert torch.equal(changed(images, only(**{field: 1})), images.flip(dimension))
+    flipped = changed(images, only(**{field: 0.25}))
     same = (flipped == images).flatten(1).all(1)
     turned = (flipped == images.flip(dimension)).flatten(1).all(1)
     assert (same ^ turned).all()
@@ -41,7 +45,7 @@ def test_a_flip_is_exact_and_happens_as_often_as_it_should(field: str, dimension
 def test_rotation_turns_by_at_most_the_degrees_wanted_and_differently_each_time() -> None:
     image = torch.zeros(200, 1, 65, 65)
     image[:, :, 32, 52:57] = 1  # a mark to the right of the middle
-    rotated = augment(image, only(rotation_degrees=20), seeded())[:, 0]
+    rotated = changed(image, only(rotation_degrees=20))[:, 0]
     rows = torch.arange(65.0).view(1, 65, 1) - 32
     columns = torch.arange(65.0).view(1, 1, 65) - 32
     mass = rotated.sum((1, 2))
@@ -53,7 +57,7 @@ def test_rotation_turns_by_at_most_the_degrees_wanted_and_differently_each_time(
 
 
 def test_rotation_brings_in_black_and_keeps_the_scale() -> None:
-    rotated = augment(torch.ones(50, 1, 65, 65), only(rotation_degrees=180), seeded())
+    rotated = changed(torch.ones(50, 1, 65, 65), only(rotation_degrees=180))
     assert (rotated[:, 0, 0, 0] == 0).any()
     assert torch.allclose(rotated[:, 0, 22:43, 22:43], torch.ones(50, 21, 21), atol=1e-5)
     assert rotated.min() >= 0
@@ -63,7 +67,7 @@ def test_rotation_brings_in_black_and_keeps_the_scale() -> None:
 def test_rectangles_are_black_wholly_inside_and_of_the_area_wanted() -> None:
     images = noise(500, 64)
     config = only(rectangle_probability=1, rectangle_min_share=0.05, rectangle_max_share=0.15)
-    hidden = (augment(images, config, seeded()) == 0)[:, 0]
+    hidden = (changed(images, config) == 0)[:, 0]
     shares = hidden.float().mean((1, 2))
     assert shares.min() > 0.04
     assert shares.max() < 0.17
@@ -78,30 +82,35 @@ def test_rectangles_are_black_wholly_inside_and_of_the_area_wanted() -> None:
 
 def test_a_rectangle_as_large_as_the_image_hides_it() -> None:
     config = only(rectangle_probability=1, rectangle_min_share=1, rectangle_max_share=1)
-    assert augment(noise(), config, seeded()).abs().max() == 0
+    assert changed(noise(), config).abs().max() == 0
 
 
 def test_rectangles_come_as_often_as_they_should() -> None:
     images = noise(400, 16)
-    changed = (augment(images, only(rectangle_probability=0.35), seeded()) != images).flatten(1).any(1)
-    assert 0.27 < changed.float().mean() < 0.43
+    hit = (changed(images, only(rectangle_probability=0.35)) != images).flatten(1).any(1)
+    assert 0.27 < hit.float().mean() < 0.43
 
 
 def test_black_is_the_black_of_an_empty_background_also_after_normalising() -> None:
     taken = InputFormat(48, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     config = only(rectangle_probability=1, rectangle_min_share=1, rectangle_max_share=1)
-    hidden = normalise(augment(noise(), config, seeded()), taken, torch.contiguous_format)
+    hidden = normalise(changed(noise(), config), taken, torch.contiguous_format)
     background = normalise(torch.zeros(64, 1, 48, 48), taken, torch.contiguous_format)
     assert torch.equal(hidden, background)
 
 
 def test_a_seed_gives_the_same_images_and_another_seed_others() -> None:
-    first, again, other = (augment(noise(), AugmentationConfig(), seeded(seed)) for seed in (4, 4, 5))
+    first, again, other = (changed(noise(), AugmentationConfig(), seed) for seed in (4, 4, 5))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_images_of_a_batch_are_changed_independently() -> None:
     alike = noise(1).expand(32, 1, 48, 48)
-    changed = augment(alike, AugmentationConfig(), seeded())
-    assert len({image.numpy().tobytes() for image in changed}) == 32
+    assert len({image.numpy().tobytes() for image in changed(alike, AugmentationConfig())}) == 32
+
+
+def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
+    draws = draw(64, seeded())
+    whole = augment(noise(), AugmentationConfig(), draws)
+    assert torch.equal(augment(noise()[20:33], AugmentationConfig(), draws[:, 20:33]), whole[20:33])

@@ -16,13 +16,14 @@ from bc_tasks.training.checkpoints import Checkpoint
 THIS = "a" * 64
 
 
-def state(epoch: int, best_epoch: int | None = None) -> Checkpoint:
+def state(epoch: int, best_epoch: int | None = None, num_steps: int = 0) -> Checkpoint:
     def tensors(seed: int) -> dict[str, Tensor]:
         return {"conv.weight": torch.rand(2, 3, generator=torch.Generator().manual_seed(seed))}
 
     best = best_epoch or epoch
     return Checkpoint(
         epoch=epoch,
+        losses=torch.rand(num_steps),
         best_epoch=best,
         best_score=0.1 * best,
         loss_scale={"scale": 1024.0, "growth_interval": 2000},

@@ -231,13 +231,14 @@ def test_gradients_are_clipped(max_grad_norm: float, moves: bool) -> None:
 
 def test_class_weights_shift_the_scores() -> None:
     def mean_score(class_weights: tuple[float, float]) -> float:
-        trained = fine_tune(config(class_weights=class_weights, epochs=2, learning_rate=3e-3, warmup_epochs=0))
+        settings = config(class_weights=class_weights, epochs=4, learning_rate=1e-2, trainable_stages=0)
+        trained = fine_tune(settings)
         model = build(LITE0.timm_name)
         model.load_state_dict(trained.weights)
         images = make_images(20, seed=1).images
         return float(scoring.probabilities(model, TAKEN, images, batch_size=20, device=CPU).mean())
 
-    assert mean_score((1.0, 20.0)) > mean_score((20.0, 1.0)) + 0.05
+    assert mean_score((1.0, 20.0)) > mean_score((20.0, 1.0)) + 0.2
 
 
 def test_bfloat16_trains_on_a_cpu_too() -> None:
