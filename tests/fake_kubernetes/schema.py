@@ -23,7 +23,7 @@ MAPPING = re.compile(r"dict[\[(]str, (.+)[\])]")
 
 def problems(value: object, type_name: str, path: str = "") -> Iterator[str]:
     """Give a sentence for each field that is unknown or of another type than the kind `type_name` (V1Pod) has."""
-    if type_name == "object":
+    if value is None or type_name == "object":
         return
     if type_name in SCALARS:
         if not isinstance(value, SCALARS[type_name]) or (isinstance(value, bool) and type_name != "bool"):

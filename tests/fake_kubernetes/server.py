@@ -12,7 +12,17 @@ from urllib.parse import parse_qsl, urlsplit
 from fake_kubernetes.api import Answer, Api, Request
 from fake_kubernetes.api_errors import ApiError
 
-VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0-fake", "platform": "linux/amd64"}
+VERSION = {
+    "major": "1",
+    "minor": "36",
+    "gitVersion": "v1.36.0-fake",
+    "gitCommit": "",
+    "gitTreeState": "clean",
+    "buildDate": "2026-01-01T00:00:00Z",
+    "goVersion": "none",
+    "compiler": "none",
+    "platform": "linux/amd64",
+}
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 LOST = (BrokenPipeError, ConnectionResetError)
 
@@ -112,7 +122,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> Answer:
         """Answer a request. Raises: ApiError: it is refused."""
-        if path == "/version":
+        if path.rstrip("/") == "/version":
             return Answer(VERSION)
         if headers.get("Authorization") != f"Bearer {self._token}":
             raise ApiError(401, "Unauthorized", "Unauthorized")
