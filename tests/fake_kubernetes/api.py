@@ -115,7 +115,7 @@ class Api:
 
     def _watch(self, request: Request) -> Answer:
         """Give changes as they come; without a resource version, what there is comes first."""
-        matches_fields(request.query.get("fieldSelector", ""), request.resource, {})
+        _fits(request, {"metadata": {}})  # a selector that can't be read is refused before the stream begins
         return Answer(self._changes(request))
 
     def _changes(self, request: Request) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ class Api:
     def _create_pod(self, request: Request) -> Answer:
         self._store.read("namespaces", "", request.namespace)
         pod = without_nulls(request.json)
-        metadata = pod.setdefault("metadata", {})
+        metadata, _ = pod.setdefault("metadata", {}), pod.setdefault("spec", {})
         if "generateName" in metadata:
             metadata.setdefault("name", metadata["generateName"] + uuid.uuid4().hex[:5])
         if metadata.setdefault("namespace", request.namespace) != request.namespace:

@@ -17,7 +17,7 @@ from fake_kubernetes.endings import eviction, node_lost, shutdown
 from fake_kubernetes.events import EventRecorder
 from fake_kubernetes.images import Image
 from fake_kubernetes.kubelet import Kubelet
-from fake_kubernetes.objects import Json, containers_of
+from fake_kubernetes.objects import Json, containers_of, is_over
 from fake_kubernetes.pod_life import NodeSettings
 from fake_kubernetes.preparation import Sources
 from fake_kubernetes.scheduler import Node
@@ -107,7 +107,11 @@ class FakeKubernetes:
         with self._store.lock:
             self._kubelet.remove_node(name)
             for pod in self._store.items("pods"):
-                if pod["spec"].get("nodeName") == name:
+                if pod["spec"].get("nodeName") != name:
+                    continue
+                if is_over(pod):
+                    self._store.delete("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                else:
                     self._kubelet.end(pod, node_lost())
 
     def add_image(self, name: str, image: Image) -> None:

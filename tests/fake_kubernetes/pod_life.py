@@ -61,6 +61,7 @@ class PodLife:
         self._states = {container["name"]: waiting("ContainerCreating") for container in containers_of(pod)}
         self._ending: Ending | None = None
         self._kill_at = float("inf")
+        self._deadline = time.monotonic() + pod["spec"].get("activeDeadlineSeconds", float("inf"))
         self._woken = threading.Event()
 
     def end(self, ending: Ending) -> None:
@@ -98,6 +99,10 @@ class PodLife:
             self._terminate()
 
     def _pause(self, seconds: float) -> None:
+        """Wait. Raises: Ended: somebody ends the pod, or its own deadline does."""
+        if time.monotonic() + seconds > self._deadline:
+            self._woken.wait(max(0.0, self._deadline - time.monotonic()))
+            self.end(deadline(self._pod["spec"]["terminationGracePeriodSeconds"]))
         if self._woken.wait(seconds):
             raise Ended
 
@@ -140,15 +145,11 @@ class PodLife:
             self._tell("Normal", "Started", f"Started container {name}")
 
     def _watch(self) -> None:
-        """Wait for the end of all containers, and see to the limits of time and memory."""
-        seconds = self._pod["spec"].get("activeDeadlineSeconds", float("inf"))
-        end = time.monotonic() + seconds
+        """Wait for the end of all containers."""
         self._report()
         while not all(container.ended.wait(0) for container in self.containers.values()):
             self._pause(POLL_SECONDS)
             self._report()
-            if time.monotonic() > end:
-                self.end(deadline(self._pod["spec"]["terminationGracePeriodSeconds"]))
             if self._node.enforces_memory:
                 self._enforce_memory()
 

@@ -112,7 +112,7 @@ class ApiServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self._api, self._token = api, token
         self.connections: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="fake API server", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="fake API server", daemon=True)
         self._thread.start()
 
     @property

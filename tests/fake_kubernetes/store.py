@@ -91,12 +91,12 @@ class Store:
     def watch(self, resource: str, after: int, seconds: float) -> Iterator[Change]:
         """Give each change behind a resource version as it comes, until the time is over or the store is closed."""
         end = time.monotonic() + seconds
-        while not self._closed:
+        while not self._closed and (left := end - time.monotonic()) > 0:
             with self._changed:
                 news = self.changes(resource, after)
                 after = len(self._changes)
-                if not news and not self._changed.wait(max(0.0, end - time.monotonic())):
-                    return
+                if not news:
+                    self._changed.wait(left)
             yield from news
 
     def wait(self, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """The API server, asked by the real client: what it takes, what it refuses, lists, watches, patches and logs."""
 
+import math
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 
 from fake_kubernetes import NAMESPACE, ROLE, Access, FakeKubernetes, Rules
-from fake_kubernetes.conftest import IMAGE, client_of, gpu, pod_of, python_image
 from fake_kubernetes.objects import Json
+from fake_kubernetes.samples import IMAGE, client_of, gpu, pod_of, python_image
 
 
 def refusal(call: Any, *arguments: Any, **options: Any) -> tuple[int, str]:
@@ -292,20 +293,24 @@ def test_what_may_not_change_does_not(patch: Any, code: int, kubernetes: FakeKub
 
 
 def test_a_log_is_read_as_asked(kubernetes: FakeKubernetes, api: client.CoreV1Api) -> None:
-    api.create_namespaced_pod(NAMESPACE, pod_of("echo one; echo two >&2; sleep 1.5; printf three"))
+    api.create_namespaced_pod(NAMESPACE, pod_of("echo one; echo two >&2; sleep 1.2; printf three"))
     kubernetes.wait_for(lambda: kubernetes.pod("step")["status"]["phase"] == "Succeeded")
 
-    def read(**options: Any) -> str:
-        # Raw, for this client turns the bytes of a log into the text "b'...'".
-        answer = api.read_namespaced_pod_log("step", NAMESPACE, _preload_content=False, **options)
+    def read(**options: str | int) -> str:
+        # Raw, for this client turns the bytes of a log into the text "b'...'" and can't ask for `sinceTime`.
+        path, bearer = f"/api/v1/namespaces/{NAMESPACE}/pods/step/log", ["BearerToken"]
+        answer = api.api_client.call_api(
+            path, "GET", query_params=list(options.items()), auth_settings=bearer, _preload_content=False
+        )
         return str(answer.data.decode())
 
     assert read() == read(container="base") == "one\ntwo\nthree\n"
-    assert read(tail_lines=2) == "two\nthree\n"
-    assert read(since_seconds=1) == "three\n"
-    first = read(timestamps=True).splitlines()[0].split(" ")
-    assert first[1] == "one"
-    assert datetime.now(tz=UTC) - datetime.fromisoformat(first[0]) < timedelta(seconds=60)
+    assert read(tailLines=2) == "two\nthree\n"
+    lines = [line.split(" ") for line in read(timestamps="true").splitlines()]
+    assert [text for _, text in lines] == ["one", "two", "three"]
+    third = datetime.fromisoformat(lines[2][0])
+    assert read(sinceTime=third.isoformat()) == "three\n"
+    assert read(sinceSeconds=math.ceil((datetime.now(tz=UTC) - third).total_seconds())) == "three\n"
     assert refusal(api.read_namespaced_pod_log, "step", NAMESPACE, container="other")[0] == 400
     assert refusal(api.read_namespaced_pod_log, "step", NAMESPACE, previous=True)[0] == 400
 

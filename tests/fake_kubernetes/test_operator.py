@@ -14,7 +14,7 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from fake_kubernetes import NAMESPACE, ROLE, FakeKubernetes, Node
-from fake_kubernetes.conftest import IMAGE, python_image
+from fake_kubernetes.samples import IMAGE, python_image
 
 Operator = Callable[..., KubernetesPodOperator]
 
@@ -165,12 +165,14 @@ def test_capacity_that_comes_later_is_waited_for(tmp_path: Path, context: Any) -
 
 def test_capacity_that_does_not_come_is_a_time_out(operator: Operator, context: Any) -> None:
     resources = k8s.V1ResourceRequirements(limits={"nvidia.com/gpu": "2"})
-    waiting = operator("true", container_resources=resources, deferrable=True, schedule_timeout_seconds=0.5)
+    waiting = operator(
+        "true", container_resources=resources, deferrable=True, schedule_timeout_seconds=0.5, get_logs=False
+    )
     assert "too long to be scheduled" in failure_of(waiting, context)
 
 
 def test_an_image_that_is_not_there_fails_the_task(operator: Operator, context: Any) -> None:
-    missing = operator("true", image="registry.example/typo:1.0", deferrable=True)
+    missing = operator("true", image="registry.example/typo:1.0", deferrable=True, get_logs=False)
     assert "Image cannot be pulled" in failure_of(missing, context)
 
 

@@ -11,9 +11,9 @@ import pytest
 from kubernetes import client
 
 from fake_kubernetes import NAMESPACE, FakeKubernetes, Image, Node, Taint
-from fake_kubernetes.conftest import IMAGE, client_of, gpu, pod_of, python_image
 from fake_kubernetes.container import MARK
 from fake_kubernetes.objects import Json
+from fake_kubernetes.samples import IMAGE, client_of, gpu, pod_of, python_image
 
 Create = Callable[[Json], str]
 NO_GRACE: Json = {"terminationGracePeriodSeconds": 1}
@@ -214,6 +214,13 @@ def test_a_pod_above_its_deadline_fails_for_that_reason(kubernetes: FakeKubernet
     pod = wait_for_phase(kubernetes, create(pod_of("sleep 60", spec={"activeDeadlineSeconds": 1})), "Failed")
     assert pod["status"]["reason"] == "DeadlineExceeded"
     assert state(pod)["terminated"]["exitCode"] == 143
+
+
+def test_a_deadline_counts_from_the_node_on_not_from_the_start(kubernetes: FakeKubernetes, create: Create) -> None:
+    pod = pod_of("true", image="registry.example/typo:1.0", spec={"activeDeadlineSeconds": 1})
+    pod = wait_for_phase(kubernetes, create(pod), "Failed")
+    assert pod["status"]["reason"] == "DeadlineExceeded"
+    assert "waiting" in state(pod)
 
 
 def test_an_evicted_pod_is_kept_and_says_so(kubernetes: FakeKubernetes, create: Create) -> None:

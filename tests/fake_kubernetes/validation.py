@@ -40,7 +40,7 @@ def check(pod: Json) -> None:
     if wrong := list(problems(pod, "V1Pod")):
         raise bad_request(f'Pod in version "v1" cannot be handled as a Pod: strict decoding error: {", ".join(wrong)}')
     name = pod["metadata"].get("name", "")
-    if wrong := list(chain(_metadata(pod["metadata"]), _spec(pod.get("spec", {})), _beyond_this_fake(pod["spec"]))):
+    if wrong := list(chain(_metadata(pod["metadata"]), _spec(pod["spec"]), _beyond_this_fake(pod["spec"]))):
         raise invalid("pods", name, wrong)
 
 
