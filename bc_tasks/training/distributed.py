@@ -4,6 +4,7 @@ All of them go through the same steps with the same weights and come to the same
 same, with nobody to add to, so the training loop need not know which it is.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,10 @@ class Workers:
         if self.count == 1:
             return network
         _share_statistics(network, self)
+        # It tells of a depthwise convolution's gradient, whose strides are written in another way, but mean the same.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Statistics are shared already, so there is nothing to broadcast before each step.
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 ALONE = Workers(rank=0, count=1)

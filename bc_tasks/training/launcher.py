@@ -47,7 +47,7 @@ def launch(task: Task, arguments: tuple[Any, ...], *, count: int, grace_seconds:
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < count:
         raise ConfigError(f"training needs {count} GPUs (pods.train.gpus_per_pod), but {num_gpus} can be seen here")
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it would tell of each failure at length; we do below
     with TemporaryDirectory() as folder:
         config = LaunchConfig(

@@ -96,6 +96,7 @@ def train(  # noqa: PLR0915 - in plain sight, top to bottom
     precision = reduced_precision(config, device)
     autocast = partial(torch.autocast, device.type, dtype=precision, enabled=precision is not None)
     memory_format = _memory_format(config, backbone)
+    _refuse_empty_shares(epoch_batches(len(training.labels), config.batch_size, np.random.default_rng()), workers)
 
     model.to(device).to(memory_format=memory_format)
     trainable = freeze(model, backbone, config.trainable_stages)
@@ -116,7 +117,6 @@ def train(  # noqa: PLR0915 - in plain sight, top to bottom
         epoch = state.epoch + 1
         started = time.perf_counter()
         batches = epoch_batches(len(training.labels), config.batch_size, np.random.default_rng([config.seed, epoch]))
-        _refuse_empty_shares(batches, workers)
         losses = list(state.losses.to(device))  # of a training that was stopped in this epoch
         to_do = batches[len(losses) :]
         own_parts = [batch[workers.share(len(batch))] for batch in to_do]

@@ -23,7 +23,7 @@ def state(epoch: int, best_epoch: int | None = None, num_steps: int = 0) -> Chec
     best = best_epoch or epoch
     return Checkpoint(
         epoch=epoch,
-        losses=torch.rand(num_steps),
+        losses=torch.linspace(1, 0, num_steps),
         best_epoch=best,
         best_score=0.1 * best,
         loss_scale={"scale": 1024.0, "growth_interval": 2000},
@@ -38,16 +38,28 @@ def assert_same(seen: Checkpoint | None, wanted: Checkpoint) -> None:
     assert (seen.epoch, seen.best_epoch, seen.best_score) == (wanted.epoch, wanted.best_epoch, wanted.best_score)
     assert seen.loss_scale == wanted.loss_scale
     assert {name: type(value) for name, value in seen.loss_scale.items()} == {"scale": float, "growth_interval": int}
+    assert torch.equal(seen.losses, wanted.losses)
     for part in ("model", "best", "optimizer"):
         ours, theirs = getattr(seen, part), getattr(wanted, part)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("best_epoch", [1, 3])
-def test_what_is_saved_is_loaded(best_epoch: int, tmp_path: Path) -> None:
-    checkpoints.save(tmp_path, state(3, best_epoch), THIS)
-    assert_same(checkpoints.load(tmp_path, THIS), state(3, best_epoch))
+@pytest.mark.parametrize(("best_epoch", "num_steps"), [(1, 0), (3, 0), (1, 12), (3, 12)])
+def test_what_is_saved_is_loaded(best_epoch: int, num_steps: int, tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, state(3, best_epoch, num_steps), THIS)
+    assert_same(checkpoints.load(tmp_path, THIS), state(3, best_epoch, num_steps))
+
+
+def test_further_steps_replace_the_epoch_before_them_and_are_replaced_by_the_next(
+    storage: Storage, data_uri: str, tmp_path: Path
+) -> None:
+    for then in (state(1), state(1, num_steps=7), state(1, num_steps=9), state(2)):
+        checkpoints.save(tmp_path / "here", then, THIS)
+        checkpoints.push(storage, tmp_path / "here", data_uri)
+        checkpoints.pull(storage, data_uri, tmp_path / "there", THIS)
+        assert_same(checkpoints.load(tmp_path / "there", THIS), then)
+        assert len(storage.list(data_uri)) == len(list((tmp_path / "here").iterdir())) == 2
 
 
 def test_only_the_last_one_is_kept(tmp_path: Path) -> None:

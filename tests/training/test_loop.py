@@ -10,12 +10,13 @@ from training_images import make_images
 
 from bc_tasks import metrics
 from bc_tasks.config import AugmentationConfig, TrainingConfig
-from bc_tasks.errors import TrainingDiverged
+from bc_tasks.errors import ConfigError, Interrupted, TrainingDiverged
 from bc_tasks.storage import open_storage
-from bc_tasks.training import loop, scoring, weights
+from bc_tasks.training import checkpoints, loop, scoring, weights
 from bc_tasks.training.backbones import BACKBONES, build
 from bc_tasks.training.checkpoints import Checkpoint
 from bc_tasks.training.data import LabelledImages
+from bc_tasks.training.distributed import ALONE, Workers
 from bc_tasks.training.inputs import InputFormat
 from bc_tasks.training.loop import EpochResult, Trained, Watcher
 
@@ -53,6 +54,8 @@ def fine_tune(
     resume: Checkpoint | None = None,
     seen: Seen | None = None,
     on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    workers: Workers = ALONE,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Trained:
     watcher = (seen or Seen()).watcher()
     return loop.train(
@@ -65,6 +68,8 @@ def fine_tune(
         device=CPU,
         resume=resume,
         watcher=replace(watcher, on_checkpoint=on_checkpoint) if on_checkpoint else watcher,
+        workers=workers,
+        is_stopping=is_stopping,
     )
 
 
@@ -133,6 +138,44 @@ def test_resuming_gives_the_same_weights_to_the_bit(stopped_after: int, trainabl
     curve = [(epoch.epoch, epoch.training_loss, epoch.tuning) for epoch in whole.epochs]
     assert [(epoch.epoch, epoch.training_loss, epoch.tuning) for epoch in second_half.epochs] == curve[stopped_after:]
     assert_same_bits(second_half.checkpoints[-1].optimizer, whole.checkpoints[-1].optimizer)
+
+
+def looks(num_looks: int) -> Callable[[], bool]:
+    """Stop at a look at the flag, counted from 1: there are four in an epoch, after three steps and one scoring,
+    and one before each of the two batches that are scored."""
+    seen = iter(range(1, 1000))
+    return lambda: next(seen) >= num_looks
+
+
+@pytest.mark.parametrize(
+    ("num_looks", "stopped_at"),
+    [
+        (1, "step 1 of 3 of epoch 1"),
+        (3, "step 3 of 3 of epoch 1"),
+        (5, "step 3 of 3 of epoch 1"),
+        (8, "step 2 of 3 of epoch 2"),
+    ],
+    ids=["first step", "before scoring", "while scoring", "second epoch"],
+)
+def test_stopped_within_an_epoch_it_goes_on_with_the_very_next_step_to_the_same_weights_to_the_bit(
+    num_looks: int, stopped_at: str, tmp_path: Path
+) -> None:
+    settings, whole, first_part, rest = config(), Seen(), Seen(), Seen()
+    uninterrupted = fine_tune(settings, seen=whole)
+    with pytest.raises(Interrupted, match=stopped_at):
+        fine_tune(settings, seen=first_part, is_stopping=looks(num_looks))
+    checkpoints.save(tmp_path, first_part.checkpoints[-1], "a" * 64)
+    resumed = fine_tune(settings, seen=rest, resume=checkpoints.load(tmp_path, "a" * 64))
+    assert first_part.steps + rest.steps == whole.steps
+    assert_same_bits(resumed.weights, uninterrupted.weights)
+    assert_same_bits(rest.checkpoints[-1].optimizer, whole.checkpoints[-1].optimizer)
+    curve = [(epoch.epoch, epoch.training_loss, epoch.tuning) for epoch in first_part.epochs + rest.epochs]
+    assert curve == [(epoch.epoch, epoch.training_loss, epoch.tuning) for epoch in whole.epochs]
+
+
+def test_every_process_needs_an_image_of_every_batch() -> None:
+    with pytest.raises(ConfigError, match=r"a batch of 4 images is too small for 5 processes: raise training\.batch"):
+        fine_tune(config(), workers=Workers(rank=0, count=5))
 
 
 def test_a_finished_training_that_is_resumed_does_nothing_more() -> None:
@@ -231,7 +274,7 @@ def test_gradients_are_clipped(max_grad_norm: float, moves: bool) -> None:
 
 def test_class_weights_shift_the_scores() -> None:
     def mean_score(class_weights: tuple[float, float]) -> float:
-        settings = config(class_weights=class_weights, epochs=4, learning_rate=1e-2, trainable_stages=0)
+        settings = config(class_weights=class_weights, learning_rate=1e-2, trainable_stages=0, warmup_epochs=0)
         trained = fine_tune(settings)
         model = build(LITE0.timm_name)
         model.load_state_dict(trained.weights)
