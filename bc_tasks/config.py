@@ -221,8 +221,8 @@ class ScheduleConfig(Section):
     owner: str = Field("ml-platform", min_length=1, description="whom Airflow names as the owner")
     retries: int = Field(2, ge=0, le=10, description="of a step, for errors that a retry can help")
     retry_delay_seconds: int = Field(120, ge=0, le=86_400, description="before the first retry; it doubles")
-    step_timeout_minutes: int = Field(60, ge=1, le=10_080, description="of every step but training")
-    training_timeout_minutes: int = Field(480, ge=1, le=10_080, description="of one backbone's training")
+    step_timeout_minutes: float = Field(60, gt=0, le=10_080, description="of every step but training")
+    training_timeout_minutes: float = Field(480, gt=0, le=10_080, description="of one backbone's training")
     failure_conn_id: str = Field(
         "", description="Airflow connection that failures are sent to (smtp or http); empty: none"
     )

@@ -117,8 +117,8 @@ class PodsConfig(Section):
         "", description="pod template with what a site adds, relative to this file; empty: none is used"
     )
     parallel_trainings: int = Field(1, ge=1, le=64, description="backbones trained at the same time")
-    schedule_timeout_minutes: int = Field(60, ge=1, le=1440, description="to find a node, scale-up included")
-    startup_timeout_minutes: int = Field(30, ge=1, le=1440, description="to fetch the image and start")
+    schedule_timeout_minutes: float = Field(60, gt=0, le=1440, description="to find a node, scale-up included")
+    startup_timeout_minutes: float = Field(30, gt=0, le=1440, description="to fetch the image and start")
     grace_seconds: int = Field(120, ge=5, le=3600, description="from SIGTERM to SIGKILL: time to write a checkpoint")
     poll_interval_seconds: float = Field(10, ge=0.1, le=300, description="between two looks at a pod")
     log_interval_seconds: int = Field(60, ge=1, le=3600, description="between two fetches of its log")

@@ -33,17 +33,24 @@ class Launcher:
             **arguments,
         ).expand(backbone=backbones)
 
+    def timeout(self, step: str) -> timedelta:
+        """Return how long a step may run, not counting the wait for a node."""
+        schedule = self.config.schedule
+        return timedelta(
+            minutes=schedule.training_timeout_minutes if step == "train" else schedule.step_timeout_minutes
+        )
+
     def _operator(self, step: str) -> tuple[type[BaseOperator], dict[str, Any]]:
-        schedule, execution = self.config.schedule, self.config.execution
-        minutes = schedule.training_timeout_minutes if step == "train" else schedule.step_timeout_minutes
-        timeout = timedelta(minutes=minutes)
+        execution = self.config.execution
         if not execution.in_pod(step):
-            return StepOperator, {"execution_timeout": timeout}
+            return StepOperator, {"execution_timeout": self.timeout(step)}
         # Here, because it takes as long to import as the rest of the DAG file.
         from bc_tasks.orchestration.pod_operator import PodStepOperator
         from bc_tasks.orchestration.pods import operator_arguments
 
-        return PodStepOperator, operator_arguments(execution.pods, step, timeout, config_folder=self.config_folder)
+        return PodStepOperator, operator_arguments(
+            execution.pods, step, self.timeout(step), config_folder=self.config_folder
+        )
 
     def _num_parallel(self, step: str) -> int:
         """Without pods, trainings share one machine's GPU and memory."""

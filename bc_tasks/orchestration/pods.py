@@ -33,8 +33,8 @@ def operator_arguments(pods: PodsConfig, step: str, timeout: timedelta, *, confi
         "deferrable": True,  # a night of waiting holds no worker
         "durable": True,  # a worker that died comes back to the same pod
         "do_xcom_push": False,  # the record in storage is the result; a sidecar would be one more image to trust
-        "schedule_timeout_seconds": 60 * pods.schedule_timeout_minutes,
-        "startup_timeout_seconds": 60 * pods.startup_timeout_minutes,
+        "schedule_timeout_seconds": round(60 * pods.schedule_timeout_minutes),
+        "startup_timeout_seconds": round(60 * pods.startup_timeout_minutes),
         "startup_check_interval_seconds": pods.poll_interval_seconds,
         "poll_interval": pods.poll_interval_seconds,
         "logging_interval": pods.log_interval_seconds,
@@ -57,6 +57,8 @@ def make_pod(pods: PodsConfig, step: str, timeout: timedelta) -> k8s.V1Pod:
     """
     size = pods.size_of(step)
     return k8s.V1Pod(
+        api_version="v1",
+        kind="Pod",
         metadata=k8s.V1ObjectMeta(
             labels={
                 "app.kubernetes.io/name": f"bc-{step}",
@@ -81,7 +83,7 @@ def make_pod(pods: PodsConfig, step: str, timeout: timedelta) -> k8s.V1Pod:
                 ),
             ],
             restart_policy="Never",  # Airflow decides whether a retry can help
-            active_deadline_seconds=int(timeout.total_seconds()),
+            active_deadline_seconds=round(timeout.total_seconds()),
             termination_grace_period_seconds=pods.grace_seconds,
             service_account_name=pods.service_account,
             automount_service_account_token=False,

@@ -29,11 +29,11 @@ CONFIGS = environment.CHECKOUT / "include" / "config"
 IN_PODS = sorted(path for path in CONFIGS.glob("*.toml") if load_config(path).execution.launcher == "kubernetes")
 SHIPPED = [(path, step) for path in IN_PODS for step in ("train", "evaluate")]
 MINIMAL = {"data_uri": "s3://images", "execution": {"launcher": "kubernetes", "pods": {"image": "trainer:1"}}}
-MINUTE = timedelta(minutes=1)
 
 
 def operator(config: RunConfig, step: str, folder: Path = CONFIGS) -> PodStepOperator:
-    arguments = operator_arguments(config.execution.pods, step, 90 * MINUTE, config_folder=folder)
+    timeout = Launcher(config, config_folder=folder).timeout(step)
+    arguments = operator_arguments(config.execution.pods, step, timeout, config_folder=folder)
     return PodStepOperator(task_id=step, run_uri="s3://images/runs/night", **arguments)
 
 
@@ -100,8 +100,9 @@ def test_gpus_are_asked_for_by_the_clusters_name_for_them() -> None:
 
 def test_a_pod_ends_itself_before_airflow_gives_it_up() -> None:
     made = operator(minimal(), "train")
-    assert made.full_pod_spec.spec.active_deadline_seconds == 90 * 60
-    assert made.execution_timeout > 90 * MINUTE + made.schedule_timeout_seconds * timedelta(seconds=1)
+    deadline = made.full_pod_spec.spec.active_deadline_seconds
+    assert deadline == 60 * minimal().schedule.training_timeout_minutes
+    assert made.execution_timeout > timedelta(seconds=deadline + made.schedule_timeout_seconds)
 
 
 def test_a_sites_template_adds_and_does_not_replace(tmp_path: Path) -> None:
