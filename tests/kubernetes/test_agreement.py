@@ -154,6 +154,14 @@ def test_all_three_images_come_from_one_registry_with_one_tag(
     assert config.execution.pods.image.replace("bc-trainer", "bc-mlflow") == mlflow
 
 
+def test_the_job_that_fixes_the_holdout_runs_airflows_image_on_the_nights_configuration(values: Document) -> None:
+    spec = yaml.safe_load((KUBERNETES / "holdout.yaml").read_text())["spec"]["template"]["spec"]
+    of_production = yaml.safe_load(VALUES.read_text())
+    image = f"{of_production['defaultAirflowRepository']}:{of_production['defaultAirflowTag']}"
+    assert spec["containers"][0]["image"] == image
+    assert spec["volumes"][-1]["configMap"]["name"] == values["volumes"][0]["configMap"]["name"]
+
+
 def test_mlflow_answers_under_the_name_that_everybody_is_told(cluster: Cluster) -> None:
     uri = urlsplit(_endpoints(cluster)["MLFLOW_TRACKING_URI"])
     allowed = _mlflow_settings(cluster)["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")

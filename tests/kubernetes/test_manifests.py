@@ -20,6 +20,8 @@ from cluster import (
     references,
 )
 
+from bc_tasks.pods_config import amount
+
 RELEASE = "1.36"
 FIXED_TAG = re.compile(r"^\S+/\S+:v?\d+\.\d+[\w.-]*$")
 FIXED_NAMES = {"endpoints"}
@@ -90,6 +92,19 @@ def test_the_cluster_and_the_namespace_let_the_nights_pods_in(path: Path) -> Non
     pod = yaml.safe_load(path.read_text())
     kubernetes_validate.validate(pod, RELEASE, strict=True)
     assert _not_restricted(pod["spec"]) == []
+
+
+def test_the_job_that_fixes_the_holdout_is_let_in_too(cluster: Cluster) -> None:
+    job = yaml.safe_load((KUBERNETES / "holdout.yaml").read_text())
+    kubernetes_validate.validate(job, RELEASE, strict=True)
+    spec = pod_of(job)["spec"]
+    assert _not_restricted(spec) == []
+    cluster.the("ServiceAccount", namespace_of(job), spec["serviceAccountName"])
+    for name in references(spec, "configMapRef"):
+        cluster.the("ConfigMap", namespace_of(job), name)
+    hard = cluster.the("ResourceQuota", namespace_of(job), "nights")["spec"]["hard"]
+    for side, amounts in spec["containers"][0]["resources"].items():
+        assert all(amount(value) <= amount(hard[f"{side}.{name}"]) for name, value in amounts.items())
 
 
 @pytest.mark.parametrize(
