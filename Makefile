@@ -11,7 +11,7 @@ export UV_LINK_MODE := copy
 export UV_SYSTEM_CERTS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint down clean requirements setup
+.PHONY: demo test lint down clean requirements requirements-images setup images base-image test-images
 
 demo: .venv/laptop ## a whole season of four nights on this machine; DATA=<folder> uses your own images
 	$(RUN)/bc demo $(if $(DATA),--data "$(DATA)")
@@ -31,6 +31,15 @@ down: ## stop what `make demo` started, whatever became of it
 
 clean: down ## forget the environment and all embedded data
 	rm -rf .venv .uv .bc
+
+images: ## the container images, with docker, podman or buildah; what can be said: see docker/build.sh
+	docker/build.sh $(IMAGES)
+
+base-image: ## a base for them from Debian's packages, for networks without an image registry; as root
+	docker/base-image.sh
+
+test-images: .venv/dev ## build and run every image; as root, with buildah and debootstrap; 30 GB and half an hour
+	BC_BUILD_IMAGES="airflow mlflow trainer" $(RUN)/pytest tests/docker
 
 requirements: $(UV) ## pin every package anew (then run the tests)
 	$(UV) pip compile pyproject.toml --upgrade --extra laptop $(COMPILE) -o requirements.txt

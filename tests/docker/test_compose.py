@@ -18,6 +18,7 @@ from bc_tasks.environment import CHECKOUT
 DOCKER = CHECKOUT / "docker"
 WITHOUT_HEALTH_CHECK = {
     "airflow-set-up": "a job",
+    "mlflow-set-up": "a job",
     "mlflow-user": "a job",
     "log-cleaner": "a loop for which nobody waits",
 }
