@@ -1,5 +1,6 @@
 """A container: a local process with all that it starts, its output kept line by line."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from fake_kubernetes.objects import now
 # Every process of a container carries this in its environment and its children inherit it. So all are found again
 # when their first one has ended, those that left its process group (torchrun's workers do) among them.
 MARK = "FAKE_KUBERNETES_CONTAINER"
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Container:
         self.log = ContainerLog()
         self.ended = threading.Event()
         self.was_out_of_memory = False
+        self._output_ended = threading.Event()
         threading.Thread(target=self._read, name="container output", daemon=True).start()
+        threading.Thread(target=self._see_to_the_end, name="container end", daemon=True).start()
 
     @property
     def exit_code(self) -> int:
@@ -82,23 +86,30 @@ class Container:
     def _read(self) -> None:
         output = self._process.stdout
         assert output is not None
-        threading.Thread(target=self._clear_up, name="container end", daemon=True).start()
-        for line in output:
-            self.log.add(line)
-        output.close()
+        with output:
+            for line in output:
+                self.log.add(line)
+        self._output_ended.set()
+
+    def _see_to_the_end(self) -> None:
+        """Kill what the first process leaves running; the output ends only when all have ended that hold it.
+
+        A process that is just being replaced by another program shows no environment, hence the second look.
+        """
         self._process.wait()
+        while self._kill_the_rest() or not self._output_ended.wait(POLL_SECONDS):
+            pass
         self.ended_at = now()
         self.log.close()
         self.ended.set()
 
-    def _clear_up(self) -> None:
-        """Kill what the first process leaves running; only then does the output end."""
-        self._process.wait()
-        while left := list(self._processes()):
-            for process in left:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(left, timeout=1)
+    def _kill_the_rest(self) -> bool:
+        """Kill every process that is left, and say whether there was one."""
+        left = list(self._processes())
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return bool(left)
 
     def _processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():

@@ -100,10 +100,11 @@ class PodLife:
 
     def _pause(self, seconds: float) -> None:
         """Wait. Raises: Ended: somebody ends the pod, or its own deadline does."""
-        if time.monotonic() + seconds > self._deadline:
-            self._woken.wait(max(0.0, self._deadline - time.monotonic()))
+        left = self._deadline - time.monotonic()
+        if self._woken.wait(max(0.0, min(seconds, left))):
+            raise Ended
+        if left < seconds:
             self.end(deadline(self._pod["spec"]["terminationGracePeriodSeconds"]))
-        if self._woken.wait(seconds):
             raise Ended
 
     def _command(self, specification: Json) -> Command:

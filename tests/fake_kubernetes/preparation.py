@@ -67,17 +67,19 @@ def make_volumes(pod: Json, sources: Sources, folder: Path) -> None:
     for volume in pod["spec"].get("volumes", []):
         place = folder / volume["name"]
         place.mkdir(exist_ok=True)
-        if secret := volume.get("secret"):
-            _write(
-                place, sources.find("secret", pod["metadata"]["namespace"], {**secret, "name": secret["secretName"]})
-            )
-        elif config_map := volume.get("configMap"):
-            _write(place, sources.find("configmap", pod["metadata"]["namespace"], config_map))
+        try:
+            contents = _contents(volume, pod["metadata"]["namespace"], sources)
+        except NotReady as missing:
+            message = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {missing.message}'
+            raise NotReady("ContainerCreating", message) from None
+        for name, text in contents.items():
+            (place / name).write_text(text)
 
 
-def _write(folder: Path, contents: Mapping[str, str]) -> None:
-    for name, text in contents.items():
-        (folder / name).write_text(text)
+def _contents(volume: Json, namespace: str, sources: Sources) -> Mapping[str, str]:
+    if secret := volume.get("secret"):
+        return sources.find("secret", namespace, {**secret, "name": secret["secretName"]})
+    return sources.find("configmap", namespace, volume["configMap"]) if "configMap" in volume else {}
 
 
 def prepare(pod: Json, container: Json, image: Image, sources: Sources, folder: Path) -> Command:

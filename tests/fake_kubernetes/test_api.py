@@ -216,7 +216,7 @@ def test_fields_select(kubernetes: FakeKubernetes, api: client.CoreV1Api) -> Non
 def test_a_watch_tells_what_happens_from_the_list_on(kubernetes: FakeKubernetes, api: client.CoreV1Api) -> None:
     version = api.list_namespaced_pod(NAMESPACE).metadata.resource_version
     seen: list[tuple[str, str]] = []
-    api.create_namespaced_pod(NAMESPACE, pod_of("true", spec={"terminationGracePeriodSeconds": 1}))
+    api.create_namespaced_pod(NAMESPACE, pod_of("exec sleep 0.5"))
     kubernetes.wait_for(lambda: kubernetes.pod("step")["status"]["phase"] == "Succeeded")
     threading.Timer(0.2, api.delete_namespaced_pod, ("step", NAMESPACE)).start()
     watcher = watch.Watch()

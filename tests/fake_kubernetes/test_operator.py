@@ -108,7 +108,7 @@ def test_the_smallest_role_is_no_smaller_than_what_the_operator_does(
 
     run_deferred(operator("true", deferrable=True), context, before_it_ends=start_when_watched)
     with pytest.raises(AirflowException):
-        operator("exit 1").execute(context)
+        operator("exit 1", log_events_on_failure=True).execute(context)
     assert {(verb, resource) for verb, resource, _ in kubernetes.requests} == ROLE - {("watch", "pods")}
 
 

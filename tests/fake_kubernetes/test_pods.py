@@ -118,6 +118,17 @@ def test_a_missing_secret_holds_the_pod_until_it_is_there(kubernetes: FakeKubern
     assert kubernetes.log(name) == "t\n"
 
 
+def test_a_missing_volume_holds_the_pod_until_it_is_there(kubernetes: FakeKubernetes, create: Create) -> None:
+    volume = {"name": "token", "secret": {"secretName": "mlflow"}}
+    mounts = [{"name": "token", "mountPath": "/run/token"}]
+    name = create(pod_of(command=["cat", "/run/token/key"], volumeMounts=mounts, spec={"volumes": [volume]}))
+    assert 'secret "mlflow" not found' in wait_until_waiting(kubernetes, name, "ContainerCreating")
+    kubernetes.wait_for(lambda: "FailedMount" in {event["reason"] for event in kubernetes.events(name)})
+    kubernetes.add_secret("mlflow", {"key": "t"})
+    wait_for_phase(kubernetes, name, "Succeeded")
+    assert kubernetes.log(name) == "t\n"
+
+
 def test_a_volume_is_a_folder_for_whom_a_variable_or_an_argument_names_it(
     kubernetes: FakeKubernetes, create: Create
 ) -> None:
