@@ -274,7 +274,7 @@ def test_gradients_are_clipped(max_grad_norm: float, moves: bool) -> None:
 
 def test_class_weights_shift_the_scores() -> None:
     def mean_score(class_weights: tuple[float, float]) -> float:
-        settings = config(class_weights=class_weights, learning_rate=1e-2, trainable_stages=0, warmup_epochs=0)
+        settings = config(class_weights=class_weights, learning_rate=1e-2, trainable_stages=0, warmup_epochs=0, seed=1)
         trained = fine_tune(settings)
         model = build(LITE0.timm_name)
         model.load_state_dict(trained.weights)
