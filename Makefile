@@ -39,7 +39,7 @@ base-image: ## a base for them from Debian's packages, for networks without an i
 	docker/base-image.sh
 
 test-images: .venv/dev ## build and run every image; as root, with buildah and debootstrap; 30 GB and half an hour
-	BC_BUILD_IMAGES="airflow mlflow trainer" $(RUN)/pytest tests/docker
+	BC_BUILD_IMAGES="airflow airflow-with-trainer mlflow trainer" $(RUN)/pytest tests/docker
 
 requirements: $(UV) ## pin every package anew (then run the tests)
 	$(UV) pip compile pyproject.toml --upgrade --extra laptop $(COMPILE) -o requirements.txt

@@ -24,12 +24,17 @@ MISSING += ["the rights of root"] if os.geteuid() else []
 DAGS_LOAD = """
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("/opt/airflow/dags")
-print(sorted(bag.dags), "errors:", bag.import_errors)
+print("loaded:", "nightly_retraining" in bag.dags, bag.import_errors)
 """
 TRAINS = """
 import timm, torch
 torch.set_num_threads(1)
-timm.create_model("tf_efficientnet_lite0", num_classes=2)(torch.zeros(2, 3, 64, 64)).sum().backward()
+model = timm.create_model("tf_efficientnet_lite0", num_classes=2)
+optimizer = torch.optim.AdamW(model.parameters())
+with torch.autocast("cpu", torch.bfloat16):
+    loss = model(torch.randn(2, 3, 64, 64)).sum()
+loss.backward()
+optimizer.step()
 print("trained, and has CUDA", torch.version.cuda)
 """
 ANSWERS = """
@@ -49,17 +54,19 @@ server.terminate()
 """
 AUTH = "[mlflow]\ndefault_permission=READ\ndatabase_uri=sqlite:////scratch/auth.db\nadmin_username=admin\n"
 ABSENT = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+AIRFLOW_RUNS = [
+    (["/entrypoint", "version"], "3.3.2"),
+    (["/entrypoint", "bash", "-c", "exec \\\nairflow version"], "3.3.2"),
+    (["/entrypoint", "python", "-c", DAGS_LOAD], "loaded: True {}"),
+    (["bc", "config", "/opt/airflow/include/config/production.toml"], "data_uri"),
+]
 RUNS = {
-    "airflow": [
-        (["/entrypoint", "version"], "3.3.2"),
-        (["/entrypoint", "bash", "-c", "exec \\\nairflow version"], "3.3.2"),
-        (["/entrypoint", "python", "-c", DAGS_LOAD], "'nightly_retraining'] errors: {}"),
-        (["bc", "config", "/opt/airflow/include/config/production.toml"], "data_uri"),
-        (["python", "-c", ABSENT, "torch", "timm", "safetensors"], "[]"),
-    ],
+    "airflow": [*AIRFLOW_RUNS, (["python", "-c", ABSENT, "torch", "timm", "safetensors"], "[]")],
+    "airflow-with-trainer": [*AIRFLOW_RUNS, (["python", "-c", TRAINS], "trained, and has CUDA 13")],
     "trainer": [
         (["bc", "--help"], "evaluate"),
         (["python", "-c", TRAINS], "trained, and has CUDA 13"),
+        (["torchrun", "--help"], "--nproc-per-node"),
         (["python", "-c", ABSENT, "airflow", "triton", "pip"], "[]"),
         (["sh", "-c", "ls /opt/weights; echo weights: $?"], "weights: 0"),
     ],
