@@ -17,7 +17,6 @@ from bc_tasks.orchestration.pod_failures import no_record, to_cluster_error, to_
 from bc_tasks.orchestration.pods import prefer_other_nodes
 from bc_tasks.orchestration.step import Step
 from bc_tasks.records import trained_file_name
-from bc_tasks.storage import join, open_storage
 
 FAILED_NODES_KEY = "failed_nodes"
 """Of Airflow's task state store, which outlives an attempt."""
@@ -106,6 +105,8 @@ class PodStepOperator(Step, KubernetesPodOperator):
             time.sleep(1)
 
     def _is_done(self) -> bool:
+        from bc_tasks.storage import open_storage
+
         return open_storage().find(self.record_uri) is not None
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
@@ -118,4 +119,4 @@ class PodStepOperator(Step, KubernetesPodOperator):
     @property
     def record_uri(self) -> str:
         """Where the step leaves its record."""
-        return join(self.run_uri, trained_file_name(self.backbone) if self.backbone else f"{self.task_id}.json")
+        return f"{self.run_uri}/{trained_file_name(self.backbone) if self.backbone else f'{self.task_id}.json'}"

@@ -64,6 +64,7 @@ class Step:
         run_note.leave(ti, self.run_uri, error)
         if error is None:
             return
+        self.log.error("%s", error)
         if error.retryable:
             self.log.warning("A retry can help here: if tries are left, Airflow will make one.")
         else:

@@ -1,76 +1,19 @@
 """Steps in the pods of a fake cluster; the pods' processes are real, and run `bc.py` beside this file."""
 
 import json
-import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attempts import Task
-from fake_kubernetes import FakeKubernetes, Image, Node, Rules
+from fake_kubernetes import ROLE, FakeKubernetes, Node, Rules
+from pod_steps import CONFIG, IMAGE, TRAINER, Make, Step
 
 from bc_tasks.config_file import build_config
-from bc_tasks.errors import BcError
 from bc_tasks.orchestration.launcher import Launcher
 from bc_tasks.orchestration.pod_operator import PodStepOperator
-
-IMAGE = "registry.hospital.example/trainer:1.0"
-TRAINER = Image(programs={"bc": [sys.executable, str(Path(__file__).parent / "bc.py")]})
-SIZE = {"gpus_per_pod": 0, "cpu": "100m", "memory": "1Gi", "shared_memory": "64Mi"}
-PODS = {
-    "image": IMAGE,
-    "poll_interval_seconds": 0.2,
-    "log_interval_seconds": 1,
-    "grace_seconds": 5,
-    "schedule_timeout_minutes": 0.05,
-    "startup_timeout_minutes": 0.05,
-    "evaluate": SIZE,
-}
-CONFIG = {"data_uri": "file:///nowhere", "execution": {"launcher": "kubernetes", "pods": PODS}}
-
-
-@dataclass
-class Step:
-    """The evaluation of a run, and the cluster that it runs in."""
-
-    cluster: FakeKubernetes
-    folder: Path
-    task: Task
-    log: Callable[[], str]
-    thread: threading.Thread | None = None
-
-    def run(self) -> list[BcError | None]:
-        """Run it to its end; return how each attempt went, None for success."""
-        return self.task.run()
-
-    def begin(self) -> None:
-        """Let it run while the test goes on."""
-        self.thread = threading.Thread(target=self.task.run)
-        self.thread.start()
-
-    def outcomes(self) -> list[BcError | None]:
-        """Wait for what was begun."""
-        assert self.thread is not None
-        self.thread.join(120)
-        assert not self.thread.is_alive()
-        return self.task.outcomes
-
-    def running_pod(self) -> str:
-        """Return the name of the only pod, once its program runs."""
-        self.cluster.wait_for((self.folder / "attempt-1").exists)
-        (pod,) = self.cluster.pods()
-        return str(pod["metadata"]["name"])
-
-    def go_on(self) -> None:
-        """Let a script that waits go on."""
-        (self.folder / "go-on").touch()
-
-
-Make = Callable[..., Step]
 
 
 @pytest.fixture
@@ -78,7 +21,8 @@ def cluster() -> Iterator[FakeKubernetes]:
     """A cluster of two nodes without a GPU that lets in nothing but restricted pods, with what ours refer to."""
     nodes = [Node("cpu-1", gpus=0), Node("cpu-2", gpus=0)]
     rules = Rules(enforces_restricted=True)
-    with FakeKubernetes(nodes=nodes, images={IMAGE: TRAINER}, rules=rules, enforces_memory=True) as fake:
+    images, allowed = {IMAGE: TRAINER}, ROLE - {("watch", "pods")}  # the rights in include/kubernetes/base
+    with FakeKubernetes(nodes=nodes, images=images, allowed=allowed, rules=rules, enforces_memory=True) as fake:
         fake.add_secret("s3-credentials", {"AWS_SECRET_ACCESS_KEY": "a secret of the cluster"})
         fake.add_secret("mlflow-credentials", {"MLFLOW_TRACKING_PASSWORD": "another"})
         fake.add_config_map("endpoints", {"MLFLOW_TRACKING_URI": "http://mlflow.hospital.example"})

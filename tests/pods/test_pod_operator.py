@@ -5,8 +5,8 @@ import contextlib
 from typing import Any
 
 import pytest
-from conftest import TRAINER, Make
 from fake_kubernetes import Node
+from pod_steps import TRAINER, Make
 
 from bc_tasks.errors import (
     AlreadyExists,
