@@ -11,13 +11,16 @@ export UV_LINK_MODE := copy
 export UV_SYSTEM_CERTS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint down clean requirements requirements-images setup images base-image test-images
+.PHONY: demo test test-cluster lint down clean requirements requirements-images setup images base-image test-images
 
 demo: .venv/laptop ## a whole season of four nights on this machine; DATA=<folder> uses your own images
 	$(RUN)/bc demo $(if $(DATA),--data "$(DATA)")
 
 test: lint ## every test, through real servers
 	$(RUN)/pytest
+
+test-cluster: .venv/dev ## a night in pods on the real cluster of KUBECONFIG (see tests/cluster)
+	BC_TEST_CLUSTER=1 $(RUN)/pytest tests/cluster
 
 lint: .venv/dev ## formatting, lint and types
 	$(RUN)/ruff format --check .

@@ -7,18 +7,16 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from fake_kubernetes import ROLE, FakeKubernetes, Image, Node, Rules
-from rich.console import Console
+from nights_in_pods import BACKBONE, NUM_EPOCHS, deliver, write_config
 
 from bc_tasks import runs
 from bc_tasks.config import RunConfig
-from bc_tasks.config_file import load_config
-from bc_tasks.embedded import demo, demo_data, phantoms, stack
+from bc_tasks.embedded import demo, stack
 from bc_tasks.embedded.airflow_api import AirflowApi
 from bc_tasks.embedded.stack import Stack
 from bc_tasks.records import RegisteredModel, Run, TrainedModel, trained_file_name
@@ -27,33 +25,6 @@ from bc_tasks.storage import Storage, join, open_storage
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 IMAGE = "registry.hospital.example/trainer:1.0"
-BACKBONE = "efficientnet_lite0"
-CONFIG = f"""
-data_uri = "s3://images"
-ingest = {{ settle_minutes = 0, shard_images = 64, pixels = {{ size_px = 128 }} }}
-validation = {{ max_bad_share = 0.2, min_images = 20, max_class_share_change = 0.4 }}
-evaluation = {{ num_resamples = 200 }}
-gate = {{ min_recall = 0, min_f1 = 0, min_specificity = 0 }}
-schedule = {{ retries = 2, retry_delay_seconds = 1 }}
-
-[training]
-backbones = ["{BACKBONE}"]
-image_size_px = 96
-batch_size = 8
-epochs = 6
-early_stop_epochs = 6
-
-[execution]
-launcher = "kubernetes"
-
-[execution.pods]
-image = "{IMAGE}"
-poll_interval_seconds = 0.5
-log_interval_seconds = 2
-grace_seconds = 60
-train = {{ gpus_per_pod = 1, cpu = "500m", memory = "2Gi", shared_memory = "64Mi" }}
-evaluate = {{ gpus_per_pod = 1, cpu = "500m", memory = "2Gi", shared_memory = "64Mi" }}
-"""
 
 
 @dataclass
@@ -124,18 +95,18 @@ def cluster() -> Iterator[FakeKubernetes]:
 @pytest.fixture(scope="module")
 def night(cluster: FakeKubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """Two nights are triggered at once; the first one's training is evicted, and a worker of its evaluation killed."""
-    state, source = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("source") / "phantoms"
-    (state / "night.toml").write_text(CONFIG)
-    config, console = load_config(state / "night.toml"), Console()
-    phantoms.write_batch(source, phantoms.make_patients(60, seed=5), layout="labels_csv")
+    state = tmp_path_factory.mktemp("state")
+    config = write_config(
+        state / "night.toml", data_uri="s3://images", image=IMAGE, gpus=1, weights="default", model_name="breast-tumour"
+    )
     killer = Killer(int(cluster.url.rsplit(":", 1)[1]))
     cluster.on_pod_created(killer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(cluster.kubeconfig(state / "kubeconfig")))
-        with stack.running(state, config_path=state / "night.toml", say=console.print) as servers:
+        with stack.running(state, config_path=state / "night.toml", say=print) as servers:
             _let_pods_in(cluster, servers)
             storage = open_storage(config.storage, servers.s3.environment())
-            _deliver(storage, state, source, config, console)
+            deliver(storage, config, state)
             api = servers.airflow.api()
             api.wait_for_dag(demo.DAG_ID)
             api.unpause(demo.DAG_ID)
@@ -156,12 +127,6 @@ def _let_pods_in(cluster: FakeKubernetes, servers: Stack) -> None:
     cluster.add_secret("s3-credentials", {name: value for name, value in s3.items() if "KEY" in name})
     cluster.add_secret("mlflow-credentials", {})
     cluster.add_config_map("endpoints", {name: value for name, value in (s3 | mlflow).items() if "KEY" not in name})
-
-
-def _deliver(storage: Storage, state: Path, source: Path, config: RunConfig, console: Console) -> None:
-    dealt = demo.deal_images(storage, state / "images", source, console)
-    demo.fix_holdout(storage, config, dealt.holdout, console)
-    demo_data.deliver(storage, dealt.first_night, join(config.data_uri, "inbox", "2026-11-first"))
 
 
 def test_the_night_ends_well_whatever_befell_its_pods(night: Night) -> None:
@@ -189,9 +154,9 @@ def test_an_evicted_training_goes_on_from_its_checkpoint_on_the_other_node(night
     assert "Evicted: The node was low on resource: memory" in night.log("train", 1)
     stopped = re.search(r"stopped after step \d+ of \d+ of epoch (\d)", night.log("train", 1))
     assert stopped is not None
-    epochs = [int(epoch) for epoch in re.findall(r"epoch +(\d)/6", night.log("train", 2))]
-    assert epochs == list(range(int(stopped[1]), 7)), "each epoch is finished once"
-    assert runs.read(night.storage, night.run_uri, TrainedModel, trained_file_name(BACKBONE)).num_epochs == 6
+    epochs = [int(epoch) for epoch in re.findall(rf"epoch (\d)/{NUM_EPOCHS}", night.log("train", 2))]
+    assert epochs == list(range(int(stopped[1]), NUM_EPOCHS + 1)), "each epoch is finished once"
+    assert runs.read(night.storage, night.run_uri, TrainedModel, trained_file_name(BACKBONE)).num_epochs == NUM_EPOCHS
 
 
 def test_a_worker_that_died_was_replaced_and_its_pod_was_not(night: Night) -> None:
