@@ -19,7 +19,7 @@ import numpy as np
 import timm
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bc_tasks.config import PixelsConfig, TrainingConfig
 from bc_tasks.embedded.phantoms import make_patients
@@ -166,7 +166,15 @@ def _resident_bytes() -> int:
 
 
 def _table(results: list[Result], title: str) -> Table:
-    table = Table("backbone", "images/s", "peak GiB", "training loss by epoch", "resumed", "CPU and GPU", title=title)
+    table = Table(
+        Column("backbone", no_wrap=True),
+        "images/s",
+        "peak GiB",
+        "training loss by epoch",
+        "resumed",
+        "CPU and GPU",
+        title=title,
+    )
     for result in results:
         table.add_row(
             result.backbone,

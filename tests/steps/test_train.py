@@ -1,6 +1,12 @@
 """Training on real S3 and a real MLflow server: all that later steps need, once, and never on the holdout."""
 
 import _thread
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -18,7 +24,7 @@ from training_images import make_images
 
 from bc_tasks import fingerprint, holdout, manifest, metrics, runs, shards, snapshots
 from bc_tasks.config import RegistryConfig, RunConfig
-from bc_tasks.errors import ConfigError, DataError, RecordMissing
+from bc_tasks.errors import ConfigError, DataError, Interrupted, RecordMissing
 from bc_tasks.records import ModelSpec, Run, Snapshot, TrainedModel, ValidationReport
 from bc_tasks.steps import train as step
 from bc_tasks.storage import Storage
@@ -64,11 +70,23 @@ def fix_holdout(storage: Storage, data_uri: str, frame: pd.DataFrame) -> holdout
     return holdout.save(storage, data_uri, rows, DIGEST, datetime(2026, 11, 1, tzinfo=UTC))
 
 
-def begin_run(storage: Storage, data_uri: str, frame: pd.DataFrame, name: str = "night", **training: object) -> str:
+def begin_run(
+    storage: Storage,
+    data_uri: str,
+    frame: pd.DataFrame,
+    name: str = "night",
+    num_processes: int = 1,
+    **training: object,
+) -> str:
     """Leave the records that the steps before leave; return the run's URI."""
     run_uri = f"{data_uri}/runs/{name}"
     config = RunConfig.model_validate(
-        {"data_uri": data_uri, "ingest": {"pixels": {"size_px": 64}}, "training": {**QUICK, **training}}
+        {
+            "data_uri": data_uri,
+            "ingest": {"pixels": {"size_px": 64}},
+            "training": {**QUICK, **training},
+            "execution": {"pods": {"train": {"gpus_per_pod": num_processes}}},
+        }
     )
     started_at = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
     runs.write(
@@ -195,6 +213,97 @@ def test_an_interrupted_training_goes_on_on_another_machine_to_the_same_weights(
     assert len(steps) <= 6, "no more than the epoch that was cut short is done twice"
     assert mlflow_run(tracking, resumed).info.status == "FINISHED"
     assert storage.list(f"{broken}/checkpoints") == []
+
+
+def start_bc_train(run_uri: str, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bc_tasks.cli", "train", "--run-uri", run_uri, "--backbone", BACKBONE]
+    return subprocess.Popen(
+        [*command, "--cache", str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def stop_after_epoch_1(child: subprocess.Popen[str]) -> str:
+    """Send SIGTERM, and again, in the midst of training; return what was printed after the first one."""
+    assert child.stdout is not None
+    seen = []
+    for line in child.stdout:
+        seen.append(line)
+        if " epoch 1/" in line:
+            break
+    else:
+        pytest.fail("".join(seen))
+    child.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    child.send_signal(signal.SIGTERM)
+    printed, _ = child.communicate(timeout=120)
+    return printed
+
+
+LONG_ENOUGH_TO_BE_STOPPED = {"epochs": 12, "warmup_epochs": 0}
+
+
+def stop_a_training(run_uri: str, storage: Storage, cache: Path) -> None:
+    """Stop `bc train` in the midst of an epoch, and check what it says and leaves."""
+    with start_bc_train(run_uri, cache) as child:
+        printed = stop_after_epoch_1(child)
+    assert child.returncode == Interrupted.exit_code, printed
+    where = f"{run_uri}/checkpoints/{BACKBONE}"
+    said = re.search(
+        rf"Interrupted: stopped after step (\d) of 4 of epoch (\d+); its checkpoint is at {where}", printed
+    )
+    assert said, printed
+    assert "Traceback" not in printed
+    mark = json.loads(storage.read(f"{where}/checkpoint.json"))
+    assert (mark["num_steps"], mark["epoch"] + 1) == (int(said[1]), int(said[2]))
+    assert not runs.exists(storage, run_uri, f"train-{BACKBONE}.json")
+
+
+def assert_alike(first: TrainedModel, second: TrainedModel, storage: Storage, folder: Path) -> None:
+    """Sums of another order differ in their last bits, and AdamW makes a little more of it."""
+    for name, trained in (("first", first), ("second", second)):
+        storage.download(trained.weights_uri, folder / f"{name}.safetensors")
+    ours, theirs = (weights.read(folder / f"{name}.safetensors") for name in ("first", "second"))
+    for name, tensor in ours.items():
+        assert np.allclose(tensor, theirs[name], atol=1e-4, rtol=1e-4), name
+    assert first.tuning_metrics == pytest.approx(second.tuning_metrics, abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_from_which_another_machine_goes_on_with_the_very_next_step(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    stopped, whole = (
+        begin_run(storage, data_uri, frame, name, **LONG_ENOUGH_TO_BE_STOPPED) for name in ("stopped", "whole")
+    )
+    stop_a_training(stopped, storage, tmp_path / "one machine")
+    resumed = train(stopped, storage, tracking, tmp_path / "another machine")
+    assert resumed.weights_sha256 == train(whole, storage, tracking, tmp_path / "a third").weights_sha256
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_what_one_comes_to_also_when_they_were_stopped(
+    frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
+) -> None:
+    """Whether they are two again when they go on, or whether there is one only."""
+    names, counts = ("two", "alone", "whole"), (2, 1, 1)
+    two, alone, whole = (
+        begin_run(storage, data_uri, frame, name, count, **LONG_ENOUGH_TO_BE_STOPPED)
+        for name, count in zip(names, counts, strict=True)
+    )
+    stop_a_training(two, storage, tmp_path / "two")
+    for stored in storage.list(f"{two}/checkpoints/"):
+        storage.write(stored.uri.replace(two, alone), storage.read(stored.uri))
+    with start_bc_train(two, tmp_path / "two") as child:
+        printed, _ = child.communicate(timeout=200)
+    assert child.returncode == 0, printed
+    assert [line.split()[2] for line in printed.splitlines() if " epoch " in line][-1] == "12/12:"
+    uninterrupted = train(whole, storage, tracking, tmp_path / "whole")
+    for resumed in (two, alone):
+        assert_alike(train(resumed, storage, tracking, tmp_path / "alone"), uninterrupted, storage, tmp_path)
 
 
 def test_an_image_of_a_holdout_patient_stops_the_training(
