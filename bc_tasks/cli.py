@@ -90,16 +90,24 @@ def _load(path: Path, settings: list[str]) -> RunConfig:
 @contextmanager
 def _processes() -> "Iterator[Executor]":
     """Give a pool that decodes on all cores; spawned, because forking beside threads may hang."""
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(max_workers=_num_cores(), mp_context=get_context("spawn")) as pool:
         yield pool
 
 
+def _num_cores() -> int:
+    """Return how many cores this process may use: in a pod fewer than its node has, which Python doesn't see."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
 def _share_the_cores() -> None:
-    """Let torch's threads sleep while they wait for each other; it must be said before torch is imported.
+    """Let torch use as many threads as there are cores for it, and let them sleep while they wait for each other.
 
     By default they spin, and on a machine that does something else too, two threads then train eight times slower
-    than these (see benchmarks/RESULTS.md).
+    than these (see benchmarks/RESULTS.md). Both must be said before torch is imported.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", str(_num_cores()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
