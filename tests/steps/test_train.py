@@ -300,7 +300,8 @@ def test_two_processes_come_to_what_one_comes_to_also_when_they_were_stopped(
     with start_bc_train(two, tmp_path / "two") as child:
         printed, _ = child.communicate(timeout=200)
     assert child.returncode == 0, printed
-    assert [line.split()[2] for line in printed.splitlines() if " epoch " in line][-1] == "12/12:"
+    epochs = [int(number) for number in re.findall(r" epoch (\d+)/12:", printed)]
+    assert epochs == list(range(epochs[0], 13)), "one line an epoch, from the one that was stopped"
     uninterrupted = train(whole, storage, tracking, tmp_path / "whole")
     for resumed in (two, alone):
         assert_alike(train(resumed, storage, tracking, tmp_path / "alone"), uninterrupted, storage, tmp_path)
