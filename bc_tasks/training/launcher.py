@@ -70,7 +70,8 @@ def launch(task: Task, arguments: tuple[Any, ...], *, count: int, grace_seconds:
             rank, failure = error.get_first_failure()
             raise _explain(_last_words(Path(folder)), rank, failure.exitcode, count) from None
         except interruption.Terminated:
-            words = _last_words(Path(folder))
+            # What follows from the others' end says nothing here.
+            words = {rank: e for rank, e in _last_words(Path(folder)).items() if not isinstance(e, _Unexplained)}
             if not words:
                 raise
             raise _explain(words, min(words), Interrupted.exit_code, count) from None
