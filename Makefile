@@ -41,7 +41,7 @@ images: ## the container images, with docker, podman or buildah; what can be sai
 base-image: ## a base for them from Debian's packages, for networks without an image registry; as root
 	docker/base-image.sh
 
-test-images: .venv/dev ## build and run every image; as root, with buildah and debootstrap; 30 GB and half an hour
+test-images: .venv/dev ## build and run every image; as root, with buildah and debootstrap; needs 35 GB for a while
 	BC_BUILD_IMAGES="airflow airflow-with-trainer mlflow trainer" $(RUN)/pytest tests/docker
 
 requirements: $(UV) ## pin every package anew (then run the tests)
