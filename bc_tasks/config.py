@@ -164,7 +164,7 @@ class TrainingConfig(Section):
     )
     channels_last: Literal["auto", "on", "off"] = Field("auto", description="auto: where the backbone gains from it")
     num_workers: int = Field(
-        0, ge=0, le=64, description="processes that prepare batches; 0: the training process itself"
+        0, ge=0, le=64, description="threads that read batches ahead; 0: the training process itself"
     )
     seed: int = Field(17, ge=0, le=2**31 - 1, description="of every random choice of a night")
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -40,7 +40,7 @@ class PodSizeConfig(Section):
     ephemeral_storage: Quantity = Field("40Gi", description="local disk it asks for: shards, weights, checkpoints")
     ephemeral_storage_limit: OptionalQuantity = Field("", description="above it the pod is evicted; empty: as asked")
     shared_memory: Quantity = Field(
-        "2Gi", description="in-memory /dev/shm, through which worker processes hand over batches; counts as memory"
+        "2Gi", description="in-memory /dev/shm, through which the processes of several GPUs talk; counts as memory"
     )
 
     @property

@@ -1,5 +1,6 @@
 """The same small night for the fake cluster and for a real one."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -32,13 +33,22 @@ early_stop_epochs = {num_epochs}
 launcher = "kubernetes"
 
 [execution.pods]
+steps = {steps}
 image = "{image}"
+data_image = "{data_image}"
 poll_interval_seconds = 0.5
 log_interval_seconds = 2
 grace_seconds = 60
 
 [execution.pods.train]
 gpus_per_pod = {gpus}
+cpu = "500m"
+cpu_limit = "2"
+memory = "2Gi"
+ephemeral_storage = "4Gi"
+shared_memory = "64Mi"
+
+[execution.pods.data]
 cpu = "500m"
 cpu_limit = "2"
 memory = "2Gi"
@@ -55,12 +65,17 @@ shared_memory = "64Mi"
 """
 
 
-def write_config(path: Path, *, data_uri: str, image: str, gpus: int, weights: str, model_name: str) -> RunConfig:
-    """Write the night's configuration to a file, and return it."""
+def write_config(
+    path: Path, *, data_uri: str, image: str, gpus: int, weights: str, model_name: str, data_image: str = ""
+) -> RunConfig:
+    """Write the night's configuration to a file, and return it; with `data_image`, ingest and validate are pods too."""
+    on_data = ["ingest", "validate"] if data_image else []
     path.write_text(
         CONFIG.format(
             data_uri=data_uri,
+            steps=json.dumps([*on_data, "train", "evaluate"]),
             image=image,
+            data_image=data_image,
             gpus=gpus,
             weights=weights,
             model_name=model_name,

@@ -96,8 +96,7 @@ def _of_container(step: str, pod: Any) -> BcError | None:
     if ended.reason == "OOMKilled":
         limit = pod.spec.containers[0].resources.limits["memory"]
         return OutOfMemory(
-            f"{step} was OOMKilled at {limit}: raise {_section(pod)}.memory, or lower training.batch_size or "
-            "training.num_workers"
+            f"{step} was OOMKilled at {limit}: raise {_section(pod)}.memory, or lower training.batch_size"
         )
     if ended.reason in START_REASONS:
         return ConfigError(f"the container of {step} could not be started: {ended.message}. Is it the right image?")

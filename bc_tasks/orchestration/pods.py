@@ -76,7 +76,7 @@ def make_pod(pods: PodsConfig, step: str, timeout: timedelta) -> k8s.V1Pod:
                     name="scratch",
                     empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=size.limits["ephemeral-storage"]),
                 ),
-                # The default of 64 MiB ends in a "Bus error" of the processes that prepare batches.
+                # The default of 64 MiB ends in a "Bus error" where NCCL's processes talk through it.
                 k8s.V1Volume(
                     name="shared-memory",
                     empty_dir=k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=size.shared_memory),

@@ -22,19 +22,8 @@ S3 = frozenset({"boto3", "botocore"})
 TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 
 CORE = (
-    *(
-        "",
-        "errors",
-        "mammogram",
-        "section",
-        "pods_config",
-        "config",
-        "config_file",
-        "config_table",
-        "records",
-        "manifest",
-        "environment",
-    ),
+    *("", "errors", "interruption", "mammogram", "section", "pods_config", "config", "config_file"),
+    *("config_table", "records", "manifest", "environment"),
     *("fingerprint", "splits", "metrics", "gates", "shards", "delta", "identity", "labels_file", "summaries"),
     *("image_formats", "dicom", "pixels", "examination", "steps", "training"),
 )
@@ -51,7 +40,7 @@ CHAINS: dict[str, tuple[tuple[tuple[str, ...], frozenset[str]], ...]] = {
     ),
     "trainer": (
         (("training.*",), TORCH),
-        (("steps.evaluate",), S3),
+        (("steps.evaluate", "steps.fine_tuning"), S3),
         (("steps.train",), frozenset({"mlflow"})),
     ),
     "registry": (

@@ -24,7 +24,7 @@ from bc_tasks.storage import Storage, join, open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-IMAGE = "registry.hospital.example/trainer:1.0"
+IMAGE, DATA_IMAGE = "registry.hospital.example/trainer:1.0", "registry.hospital.example/airflow:1.0"
 
 
 @dataclass
@@ -83,12 +83,12 @@ class Night:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeKubernetes]:
-    """Two nodes with a GPU each, and the trainer's image, which runs this checkout's `bc`."""
+    """Two nodes with a GPU each, and the images, both of which run this checkout's `bc`."""
     nodes = [Node("gpu-1", gpus=1), Node("gpu-2", gpus=1)]
     image = Image(programs={"bc": [sys.executable, "-m", "bc_tasks.cli"]})
     allowed = ROLE - {("watch", "pods")}  # the rights in include/kubernetes/base
     rules = Rules(enforces_restricted=True)
-    with FakeKubernetes(nodes=nodes, images={IMAGE: image}, allowed=allowed, rules=rules) as fake:
+    with FakeKubernetes(nodes=nodes, images={IMAGE: image, DATA_IMAGE: image}, allowed=allowed, rules=rules) as fake:
         yield fake
 
 
@@ -97,7 +97,13 @@ def night(cluster: FakeKubernetes, tmp_path_factory: pytest.TempPathFactory) -> 
     """Two nights are triggered at once; the first one's training is evicted, and a worker of its evaluation killed."""
     state = tmp_path_factory.mktemp("state")
     config = write_config(
-        state / "night.toml", data_uri="s3://images", image=IMAGE, gpus=1, weights="default", model_name="breast-tumour"
+        state / "night.toml",
+        data_uri="s3://images",
+        image=IMAGE,
+        data_image=DATA_IMAGE,
+        gpus=1,
+        weights="default",
+        model_name="breast-tumour",
     )
     killer = Killer(int(cluster.url.rsplit(":", 1)[1]))
     cluster.on_pod_created(killer)
@@ -137,10 +143,13 @@ def test_the_night_ends_well_whatever_befell_its_pods(night: Night) -> None:
     assert runs.read(night.storage, night.run_uri, RegisteredModel).version == "1"
 
 
-def test_training_and_evaluation_were_pods_and_nothing_else_was(night: Night) -> None:
-    components = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in night.cluster.created_pods()}
-    assert components == {"train", "evaluate"}
-    assert runs.read(night.storage, night.run_uri, Run).config.execution.pods.image == IMAGE
+def test_the_steps_that_the_configuration_names_were_pods_of_their_images(night: Night) -> None:
+    images = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["spec"]["containers"][0]["image"]
+        for pod in night.cluster.created_pods()
+    }
+    assert images == {"ingest": DATA_IMAGE, "validate": DATA_IMAGE, "train": IMAGE, "evaluate": IMAGE}
+    assert runs.read(night.storage, night.run_uri, Run).config.execution.pods.image == IMAGE, "for the auditor"
 
 
 def test_an_evicted_training_goes_on_from_its_checkpoint_on_the_other_node(night: Night) -> None:
