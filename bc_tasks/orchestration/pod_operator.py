@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.utils.pod_manager import PodPhase
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseTrigger
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
 from bc_tasks.orchestration.pod_failures import no_record, to_cluster_error, to_pod_error
+from bc_tasks.orchestration.pod_trigger import PodStepTrigger, earlier
 from bc_tasks.orchestration.pods import prefer_other_nodes
 from bc_tasks.orchestration.step import Step
 from bc_tasks.records import trained_file_name
@@ -108,6 +111,16 @@ class PodStepOperator(Step, KubernetesPodOperator):
         from bc_tasks.storage import open_storage
 
         return open_storage().find(self.record_uri) is not None
+
+    def defer(self, *, trigger: BaseTrigger, **kwargs: Any) -> NoReturn:
+        """Sleep until our own trigger fires, in place of the one that KubernetesPodOperator has just made."""
+        _, arguments = trigger.serialize()
+        super().defer(trigger=PodStepTrigger(**arguments), **kwargs)
+        raise AssertionError("the line above raises TaskDeferred")
+
+    def _write_logs(self, pod: k8s.V1Pod, follow: bool = False, since_time: datetime | None = None) -> None:
+        """Log what the trigger has not; a line of the last second may come twice, but none is lost."""
+        super()._write_logs(pod, follow=follow, since_time=earlier(since_time))
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the pod to create, away from the nodes where an attempt before this one failed."""
