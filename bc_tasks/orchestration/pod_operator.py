@@ -113,8 +113,13 @@ class PodStepOperator(Step, KubernetesPodOperator):
         return open_storage().find(self.record_uri) is not None
 
     def defer(self, *, trigger: BaseTrigger, **kwargs: Any) -> NoReturn:
-        """Sleep until our own trigger fires, in place of the one that KubernetesPodOperator has just made."""
+        """Sleep until our own trigger fires, in place of the one that KubernetesPodOperator has just made.
+
+        It finds the cluster as we did: by itself the provider's (10.25.0) looks for a kubeconfig, even inside of a pod.
+        """
         _, arguments = trigger.serialize()
+        if self.hook.is_in_cluster:
+            arguments |= {"in_cluster": True, "config_dict": None}
         super().defer(trigger=PodStepTrigger(**arguments), **kwargs)
         raise AssertionError("the line above raises TaskDeferred")
 

@@ -6,13 +6,15 @@ The golden files are rendered from the shipped configurations; after a change th
 """
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.sdk.exceptions import TaskDeferred
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
@@ -141,6 +143,18 @@ def test_a_retry_asks_for_another_node_than_the_one_that_failed() -> None:
     assert term.preference.match_fields == [
         k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=["gpu-1"])
     ]
+
+
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_the_triggerer_looks_for_the_cluster_where_the_worker_has_found_it(in_cluster: bool) -> None:
+    made = operator(minimal(), "train")
+    made.__dict__["hook"] = SimpleNamespace(is_in_cluster=in_cluster)  # as after a first request
+    theirs = KubernetesPodTrigger("pod", "namespace", datetime.now(UTC), "train", config_dict={"users": []})
+    with pytest.raises(TaskDeferred) as deferred:
+        made.defer(trigger=theirs, method_name="trigger_reentry")
+    _, arguments = deferred.value.trigger.serialize()
+    assert arguments["in_cluster"] == (in_cluster or None)
+    assert arguments["config_dict"] == (None if in_cluster else {"users": []})
 
 
 def test_one_line_of_the_configuration_decides_where_the_steps_run() -> None:
