@@ -20,6 +20,7 @@ test: lint ## every test, through real servers
 	$(RUN)/pytest
 
 test-cluster: .venv/dev ## a night in pods on the real cluster of KUBECONFIG (see tests/cluster)
+	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG must name the cluster: see 'The same night as a test' in README.md"; exit 1; }
 	BC_TEST_CLUSTER=1 $(RUN)/pytest tests/cluster
 
 lint: .venv/dev ## formatting, lint and types

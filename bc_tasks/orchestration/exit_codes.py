@@ -18,7 +18,10 @@ EXIT_CODES: dict[int, tuple[type[BcError], str]] = {
     DataError.exit_code: (DataError, "the data can't be used as it is"),
     RecordMissing.exit_code: (RecordMissing, "a step before it left no record, or a stored object has vanished"),
     BcError.exit_code: (BcError, "it met a mistake in the program, or training diverged"),
-    OutOfMemory.exit_code: (OutOfMemory, "memory was not enough: lower training.batch_size or training.image_size_px"),
+    OutOfMemory.exit_code: (
+        OutOfMemory,
+        "memory was not enough: its log says of what; lower the batch size, or give the pod more",
+    ),
     AlreadyExists.exit_code: (AlreadyExists, "somebody else was first: two nights ran on the same data"),
     InfrastructureError.exit_code: (InfrastructureError, "S3, MLflow or the network did not answer in time"),
     ConfigError.exit_code: (ConfigError, "the configuration or the credentials are wrong"),

@@ -21,7 +21,7 @@ def remove_old_pods(pods: PodsConfig, *, now: datetime) -> int:
     """Remove pods that ended long ago, and those that wait although nobody waits for them any more; return how many."""
     client = KubernetesHook(conn_id=pods.kubernetes_conn_id).core_v1_client
     ours = client.list_namespaced_pod(pods.namespace, label_selector=OUR_PODS, _request_timeout=TIMEOUT_SECONDS)
-    old = [pod for pod in ours.items if _is_old(pod, pods, now)]
+    old = [pod for pod in ours.items if is_old(pod, pods, now)]
     for pod in old:
         log.info("removing %s: %s, created at %s", pod.metadata.name, pod.status.phase, pod.metadata.creation_timestamp)
         try:
@@ -33,7 +33,8 @@ def remove_old_pods(pods: PodsConfig, *, now: datetime) -> int:
     return len(old)
 
 
-def _is_old(pod: k8s.V1Pod, pods: PodsConfig, now: datetime) -> bool:
+def is_old(pod: k8s.V1Pod, pods: PodsConfig, now: datetime) -> bool:
+    """Say whether a pod ended so long ago, or has waited so long, that nobody will look at it any more."""
     created: datetime = pod.metadata.creation_timestamp
     if pod.status.phase in ("Succeeded", "Failed"):
         return now - max([created, *_ends(pod)]) > timedelta(hours=pods.keep_failed_hours)
@@ -44,5 +45,6 @@ def _is_old(pod: k8s.V1Pod, pods: PodsConfig, now: datetime) -> bool:
 
 def _ends(pod: k8s.V1Pod) -> Iterator[datetime]:
     for container in pod.status.container_statuses or []:
-        if container.state.terminated is not None:
-            yield container.state.terminated.finished_at
+        ended = container.state.terminated
+        if ended is not None and ended.finished_at is not None:  # an evicted pod's container may have no known end
+            yield ended.finished_at

@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 
 from kubernetes.client import ApiException
-from urllib3.exceptions import HTTPError
 
 from bc_tasks.errors import BcError, ConfigError, InfrastructureError, OutOfMemory
 from bc_tasks.orchestration.exit_codes import to_error
@@ -38,6 +37,11 @@ def to_pod_error(step: str, pod: Any) -> BcError:
         return InfrastructureError(
             f"the pod of {step} vanished and left no record: its node was drained or lost, or somebody deleted it"
         )
+    if pod.metadata.deletion_timestamp is not None and pod.status.phase == "Running":
+        return InfrastructureError(
+            f"the pod of {step} was deleted, but its node {pod.spec.node_name} does not say that it has ended: "
+            "the node is down, or cut off"
+        )
     if error := _of_pod(step, pod) or _of_container(step, pod) or _of_waiting(step, pod):
         return error
     return InfrastructureError(f"the pod of {step} was still {pod.status.phase} when Airflow stopped waiting for it")
@@ -51,9 +55,9 @@ def no_record(step: str, uri: str) -> BcError:
     )
 
 
-def to_cluster_error(step: str, error: ApiException | HTTPError) -> BcError:
+def to_cluster_error(step: str, error: Exception) -> BcError:
     """Return what the cluster's API, refusing or not answering, means for a step."""
-    if isinstance(error, HTTPError):
+    if not isinstance(error, ApiException):
         return InfrastructureError(f"the cluster's API did not answer when it was asked about {step}: {error}")
     said = _message(error)
     if error.status in PASSING or "exceeded quota" in said:
@@ -78,7 +82,7 @@ def _of_pod(step: str, pod: Any) -> BcError | None:
         minutes = pod.spec.active_deadline_seconds / 60
         field = "training_timeout_minutes" if section.endswith(".train") else "step_timeout_minutes"
         return BcError(f"{step} did not end within {minutes:g} minutes: it hung, or schedule.{field} is too short")
-    if reason == "Evicted" and "exceeds the" in message:
+    if reason == "Evicted" and "exceed" in message:  # a limit of its own, not the node's
         return ConfigError(
             f"{step} was evicted: {message}. Raise {section}.ephemeral_storage, or {section}.shared_memory where "
             "that is the volume"
@@ -94,9 +98,11 @@ def _of_container(step: str, pod: Any) -> BcError | None:
     if ended is None or ended.exit_code == 0:
         return None
     if ended.reason == "OOMKilled":
-        limit = pod.spec.containers[0].resources.limits["memory"]
+        (container,) = [container for container in pod.spec.containers if container.name == _component(pod)]
+        batch_size = "evaluation.batch_size" if _component(pod) == "evaluate" else "training.batch_size"
         return OutOfMemory(
-            f"{step} was OOMKilled at {limit}: raise {_section(pod)}.memory, or lower training.batch_size"
+            f"{step} was OOMKilled at {container.resources.limits['memory']}: raise {_section(pod)}.memory, or lower "
+            f"{batch_size}"
         )
     if ended.reason in START_REASONS:
         return ConfigError(f"the container of {step} could not be started: {ended.message}. Is it the right image?")
@@ -124,11 +130,16 @@ def _of_waiting(step: str, pod: Any) -> BcError | None:
 
 def _section(pod: Any) -> str:
     """Name the part of the configuration that gave the pod its size."""
-    component = pod.metadata.labels["app.kubernetes.io/component"]
+    component = _component(pod)
     return f"execution.pods.{component if component in ('train', 'evaluate') else 'data'}"
+
+
+def _component(pod: Any) -> str:
+    """Return the step that the pod is for; its container has that name too, whatever a site has put beside it."""
+    return str(pod.metadata.labels["app.kubernetes.io/component"])
 
 
 def _state(pod: Any, name: str) -> Any:
     """Return the state of the step's container, if it is in that state."""
-    statuses = pod.status.container_statuses or []
-    return next((state for container in statuses[:1] if (state := getattr(container.state, name))), None)
+    statuses = [status for status in pod.status.container_statuses or [] if status.name == _component(pod)]
+    return getattr(statuses[0].state, name) if statuses else None

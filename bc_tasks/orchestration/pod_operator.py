@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, NoReturn
 
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import PodPhase
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodPhase, parse_log_line
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger
@@ -16,15 +17,15 @@ from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
 from bc_tasks.orchestration.pod_failures import no_record, to_cluster_error, to_pod_error
-from bc_tasks.orchestration.pod_trigger import PodStepTrigger, earlier
+from bc_tasks.orchestration.pod_trigger import KUBELET, PodStepTrigger, is_lost, is_new, since_seconds
 from bc_tasks.orchestration.pods import prefer_other_nodes
 from bc_tasks.orchestration.step import Step
 from bc_tasks.records import trained_file_name
 
+TROUBLE = (ApiException, HTTPError, KubernetesApiException)
+"""What the cluster's API not answering, or refusing, is raised as."""
 FAILED_NODES_KEY = "failed_nodes"
 """Of Airflow's task state store, which outlives an attempt."""
-KUBELET_SECONDS = 30
-"""What a node may need beyond the grace period to report that a pod is gone."""
 
 
 class PodStepOperator(Step, KubernetesPodOperator):
@@ -58,8 +59,9 @@ class PodStepOperator(Step, KubernetesPodOperator):
         self.name = "-".join(filter(None, (self.task_id, self.backbone)))
         self._failed_nodes = context["task_state_store"].get(FAILED_NODES_KEY) or []
         try:
+            self._see_off(context)
             super().execute(context)
-        except (ApiException, HTTPError) as error:
+        except TROUBLE as error:
             self.conclude(context["ti"], to_cluster_error(self.step_name, error))
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
@@ -79,33 +81,48 @@ class PodStepOperator(Step, KubernetesPodOperator):
             self.conclude(context["ti"], None)
         elif failure is None:
             self.conclude(context["ti"], no_record(self.step_name, self.record_uri))
-        elif isinstance(failure, AirflowException):
-            self._conclude_failed_pod(context)
-        else:
+        elif isinstance(failure, TROUBLE):
             self.conclude(context["ti"], to_cluster_error(self.step_name, failure))
+        else:
+            self._conclude_failed_pod(context)
 
     def _conclude_failed_pod(self, context: Context) -> None:
         error = to_pod_error(self.step_name, self.pod)
         if self.pod is not None:
-            self._end(self.pod)
             if error.retryable and (node := self.pod.spec.node_name):
-                context["task_state_store"].set(FAILED_NODES_KEY, [*self._failed_nodes, node])
+                store = context["task_state_store"]
+                store.set(FAILED_NODES_KEY, sorted({*(store.get(FAILED_NODES_KEY) or []), node}))
+            try:
+                self._end(self.pod)
+            except TROUBLE as trouble:
+                self.log.warning("The pod could not be removed; clean_up_pods will: %s", trouble)
         self.conclude(context["ti"], error)
+
+    def _see_off(self, context: Context) -> None:
+        """Wait for a pod of an attempt before this one that is being deleted, so that it isn't taken for ours."""
+        pod = self._get_pod_from_task_state_store(context) or self.find_pod(self.namespace, context)
+        if pod is not None and pod.metadata.deletion_timestamp is not None and not self._is_gone_in_time(pod):
+            self.patch_already_checked(pod)
 
     def _end(self, pod: k8s.V1Pod) -> None:
         """End a pod that still waits or runs, and wait for that: the next attempt must be alone."""
-        if pod.status.phase not in (PodPhase.PENDING, PodPhase.RUNNING):
+        if pod.status.phase not in (PodPhase.PENDING, PodPhase.RUNNING) or is_lost(pod, datetime.now(UTC)):
             return
         self.pod_manager.delete_pod(pod)
-        deadline = time.monotonic() + pod.spec.termination_grace_period_seconds + KUBELET_SECONDS
+        self._is_gone_in_time(pod)
+
+    def _is_gone_in_time(self, pod: k8s.V1Pod) -> bool:
+        deadline = time.monotonic() + pod.spec.termination_grace_period_seconds + KUBELET.total_seconds()
         while time.monotonic() < deadline:
             try:
                 self.hook.get_pod(pod.metadata.name, pod.metadata.namespace)
             except ApiException as error:
                 if error.status == HTTPStatus.NOT_FOUND:
-                    return
+                    return True
                 raise
             time.sleep(1)
+        self.log.warning("The pod %s was deleted, but its node does not say that it is gone.", pod.metadata.name)
+        return False
 
     def _is_done(self) -> bool:
         from bc_tasks.storage import open_storage
@@ -124,8 +141,20 @@ class PodStepOperator(Step, KubernetesPodOperator):
         raise AssertionError("the line above raises TaskDeferred")
 
     def _write_logs(self, pod: k8s.V1Pod, follow: bool = False, since_time: datetime | None = None) -> None:
-        """Log what the trigger has not; a line of the last second may come twice, but none is lost."""
-        super()._write_logs(pod, follow=follow, since_time=earlier(since_time))
+        """Log what the trigger has not."""
+        since = {"since_seconds": since_seconds(since_time, datetime.now(UTC))} if since_time else {}
+        lines = self.client.read_namespaced_pod_log(
+            pod.metadata.name,
+            pod.metadata.namespace,
+            container=self.base_container_name,
+            follow=follow,
+            timestamps=True,
+            _preload_content=False,
+            **since,
+        )
+        for line in (raw.decode("utf-8", errors="backslashreplace").rstrip("\n") for raw in lines):
+            if is_new(line, since_time):
+                self.log.info("[%s] %s", self.base_container_name, parse_log_line(line)[1])
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the pod to create, away from the nodes where an attempt before this one failed."""

@@ -139,7 +139,10 @@ def prefer_other_nodes(pod: k8s.V1Pod, nodes: list[str]) -> None:
     elsewhere = k8s.V1PreferredSchedulingTerm(
         weight=100,
         preference=k8s.V1NodeSelectorTerm(
-            match_fields=[k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=nodes)]
+            # One for each, and all must hold: the API server takes one name only in each.
+            match_fields=[
+                k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes
+            ]
         ),
     )
     pod.spec.affinity = pod.spec.affinity or k8s.V1Affinity()

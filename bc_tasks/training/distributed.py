@@ -68,10 +68,9 @@ ALONE = Workers(rank=0, count=1)
 @contextmanager
 def joined(rank: int, count: int) -> Iterator[Workers]:
     """Meet the other processes, on a GPU of one's own where there are any; addresses come from torch's launcher."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // count))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     yield Workers(rank, count)
     # Not after an error: it would wait for processes that are no more.

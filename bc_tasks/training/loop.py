@@ -181,8 +181,8 @@ def train(  # noqa: PLR0915 - in plain sight, top to bottom
             state = replace(state, best_epoch=epoch, best_score=summary[SELECTION_METRIC], best=weights)
         training_loss = float(torch.stack(losses).mean())
         rate = learning_rate(epoch * len(batches) - 1, config, len(batches))
+        watcher.on_checkpoint(state)  # first: whoever is told may fail, and an epoch is dear
         watcher.on_epoch(EpochResult(epoch, rate, training_loss, summary, images_per_second, is_best))
-        watcher.on_checkpoint(state)
     return Trained(state.best, state.best_epoch, state.epoch)
 
 

@@ -28,13 +28,12 @@ from bc_tasks.records import RegisteredModel, TrainedModel, trained_file_name
 from bc_tasks.storage import Storage, join, open_storage
 
 HERE = dict(os.environ)  # before a fixture takes everything of a cloud away
-NEEDED = ("BC_TEST_CLUSTER", "KUBECONFIG", "AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI")
+NEEDED = ("KUBECONFIG", "AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_URI")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(
-        missing := [name for name in NEEDED if not HERE.get(name)],
-        reason=f"`make test-cluster` runs this on the cluster of KUBECONFIG; not set: {', '.join(missing)}",
+        not HERE.get("BC_TEST_CLUSTER"), reason="`make test-cluster` runs this on the cluster of KUBECONFIG"
     ),
 ]
 DATA_URI = HERE.get("BC_TEST_DATA_URI") or f"s3://mammograms/cluster-test-{secrets.token_hex(4)}"
@@ -66,6 +65,7 @@ class Night:
 @pytest.fixture(scope="module")
 def cluster() -> CoreV1Api:
     """The cluster of KUBECONFIG."""
+    assert not [name for name in NEEDED if not HERE.get(name)], f"set all of {NEEDED}: see the top of this file"
     return CoreV1Api(new_client_from_config(HERE["KUBECONFIG"]))
 
 
@@ -117,7 +117,8 @@ def test_the_night_ends_well_although_a_pod_was_deleted(night: Night) -> None:
 
 
 def test_training_went_on_from_its_checkpoint_in_another_pod(night: Night) -> None:
-    assert "vanished and left no record" in night.log("train", 1)
+    seen = night.log("train", 1)
+    assert "vanished and left no record" in seen or "it was interrupted" in seen, "whichever Airflow saw first"
     epochs = [int(epoch) for epoch in re.findall(rf"epoch (\d)/{NUM_EPOCHS}", night.log("train", 2))]
     assert epochs, "the second pod trained"
     assert epochs[0] > 1, "what the first pod had done was not done again"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from fake_kubernetes import FakeKubernetes, Image, Node
 from kubernetes.client import ApiException, CoreV1Api
+from kubernetes.client import models as k8s
 from kubernetes.config import new_client_from_config
 
-from bc_tasks.orchestration.pod_cleanup import remove_old_pods
+from bc_tasks.orchestration.pod_cleanup import is_old, remove_old_pods
 from bc_tasks.orchestration.pods import make_pod
 from bc_tasks.pods_config import PodsConfig
 
@@ -86,3 +87,21 @@ def test_a_refusal_is_no_success(tmp_path: Path, cluster: FakeKubernetes, monkey
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
     with pytest.raises(ApiException, match="Unauthorized"):
         remove_old_pods(PODS, now=later())
+
+
+def test_an_evicted_pod_whose_end_nobody_knows_stops_nothing() -> None:
+    ended = k8s.V1ContainerStateTerminated(exit_code=137, reason="ContainerStatusUnknown")  # finishedAt is null
+    status = k8s.V1ContainerStatus(
+        name="train",
+        image=IMAGE,
+        image_id="",
+        ready=False,
+        restart_count=0,
+        state=k8s.V1ContainerState(terminated=ended),
+    )
+    pod = k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(creation_timestamp=later(hours=-25)),
+        status=k8s.V1PodStatus(phase="Failed", reason="Evicted", container_statuses=[status]),
+    )
+    assert is_old(pod, PODS, later())
+    assert not is_old(pod, PODS, later(hours=-2))

@@ -12,17 +12,21 @@ from bc_tasks.errors import BcError, ConfigError, DataError, InfrastructureError
 from bc_tasks.orchestration.pod_failures import no_record, to_cluster_error, to_pod_error
 
 
-def pod(component: str = "train", **status: Any) -> k8s.V1Pod:
+def pod(component: str = "train", deleted: bool = False, **status: Any) -> k8s.V1Pod:
     """A pod as the API server sends it; `status` in the API's own spelling."""
     tree = {
         "metadata": {"name": "train-abc", "labels": {"app.kubernetes.io/component": component}},
         "spec": {
             "nodeName": "gpu-1",
             "activeDeadlineSeconds": 28800,
-            "containers": [{"name": "train", "resources": {"limits": {"memory": "16Gi"}}}],
+            "containers": [{"name": component, "resources": {"limits": {"memory": "16Gi"}}}],
         },
         "status": {"phase": "Failed", **status},
     }
+    if deleted:
+        tree["metadata"]["deletionTimestamp"] = "2026-11-23T02:00:00Z"
+    for container in tree["status"].get("containerStatuses", [])[-1:]:
+        container["name"] = component  # the last: what a site puts beside it may come first
     response = type("Response", (), {"data": json.dumps(tree)})
     return ApiClient().deserialize(response, "V1Pod")
 
@@ -39,8 +43,10 @@ def _container(state: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": "train", "image": "trainer:1", "imageID": "", "ready": False, "restartCount": 0, "state": state}]
 
 
+SIDECAR = [ended(0, "Completed")[0] | {"name": "istio-proxy"}]
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: 3 Insufficient nvidia.com/gpu."}]
 EVICTED_DISK = "Pod ephemeral local storage usage exceeds the total limit of containers 40Gi. "
+EVICTED_CONTAINER = 'Container train exceeded its local ephemeral storage limit "40Gi". '
 EVICTED_NODE = "The node was low on resource: memory. "
 
 
@@ -49,7 +55,7 @@ EVICTED_NODE = "The node was low on resource: memory. "
     [
         (None, InfrastructureError, ["vanished", "left no record"]),
         (pod(containerStatuses=ended(65)), DataError, ["exit code 65", "data can't be used"]),
-        (pod(containerStatuses=ended(71)), OutOfMemory, ["exit code 71", "lower training.batch_size"]),
+        (pod(containerStatuses=ended(71)), OutOfMemory, ["exit code 71", "lower the batch size"]),
         (pod(containerStatuses=ended(75)), InfrastructureError, ["did not answer"]),
         (pod(containerStatuses=ended(78)), ConfigError, ["configuration"]),
         (pod(containerStatuses=ended(143)), Interrupted, ["interrupted", "checkpoint"]),
@@ -60,6 +66,9 @@ EVICTED_NODE = "The node was low on resource: memory. "
             ["OOMKilled at 16Gi", "raise execution.pods.train.memory", "training.batch_size"],
         ),
         (pod("validate", containerStatuses=ended(137, "OOMKilled")), OutOfMemory, ["execution.pods.data.memory"]),
+        (pod("evaluate", containerStatuses=ended(137, "OOMKilled")), OutOfMemory, ["evaluation.batch_size"]),
+        (pod(containerStatuses=[*SIDECAR, *ended(65)]), DataError, ["exit code 65"]),
+        (pod(phase="Running", deleted=True), InfrastructureError, ["node gpu-1 does not say that it has ended"]),
         (
             pod(containerStatuses=ended(128, "StartError", 'exec: "bc": not found')),
             ConfigError,
@@ -72,6 +81,7 @@ EVICTED_NODE = "The node was low on resource: memory. "
         ),
         (pod("evaluate", reason="DeadlineExceeded"), BcError, ["schedule.step_timeout_minutes"]),
         (pod(reason="Evicted", message=EVICTED_DISK), ConfigError, ["40Gi", "execution.pods.train.ephemeral_storage"]),
+        (pod(reason="Evicted", message=EVICTED_CONTAINER), ConfigError, ["execution.pods.train.ephemeral_storage"]),
         (pod(reason="Evicted", message=EVICTED_NODE), InfrastructureError, ["node gpu-1", "low on resource: memory"]),
         (pod(reason="NodeLost"), InfrastructureError, ["node gpu-1", "NodeLost"]),
         (

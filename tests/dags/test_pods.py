@@ -137,11 +137,12 @@ def test_a_sites_template_adds_and_does_not_replace(tmp_path: Path) -> None:
 def test_a_retry_asks_for_another_node_than_the_one_that_failed() -> None:
     made = operator(minimal(), "train")
     made.cmds, made.name = ["bc"], "train"
-    made._failed_nodes = ["gpu-1"]  # as `execute` reads it from Airflow's task state store
+    made._failed_nodes = ["gpu-1", "gpu-2"]  # as `execute` reads it from Airflow's task state store
     pod = made.build_pod_request_obj(dry_run=True)
     (term,) = pod.spec.affinity.node_affinity.preferred_during_scheduling_ignored_during_execution
     assert term.preference.match_fields == [
-        k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=["gpu-1"])
+        k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node])
+        for node in ("gpu-1", "gpu-2")
     ]
 
 

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -17,7 +18,7 @@ from fake_kubernetes.endings import eviction, node_lost, shutdown
 from fake_kubernetes.events import EventRecorder
 from fake_kubernetes.images import Image
 from fake_kubernetes.kubelet import Kubelet
-from fake_kubernetes.objects import Json, containers_of, is_over
+from fake_kubernetes.objects import Json, containers_of, is_over, now, timestamp
 from fake_kubernetes.pod_life import NodeSettings
 from fake_kubernetes.preparation import Sources
 from fake_kubernetes.scheduler import Node
@@ -113,6 +114,13 @@ class FakeKubernetes:
                     self._store.delete("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
                 else:
                     self._kubelet.end(pod, node_lost())
+
+    def silence(self, name: str, *, seconds: float) -> None:
+        """Let a pod's node have been silent for long: the pod was to be gone so many seconds ago, but seems to run."""
+        gone_by = timestamp(now() - timedelta(seconds=seconds))
+        marks = {"deletionTimestamp": gone_by, "deletionGracePeriodSeconds": 0}
+        namespace = self.pod(name)["metadata"]["namespace"]
+        self._store.update("pods", namespace, name, lambda pod: pod["metadata"].update(marks))
 
     def add_image(self, name: str, image: Image) -> None:
         """Let there be an image more, also for pods that try to pull it."""

@@ -86,11 +86,21 @@ def _spec(spec: Json) -> Iterator[str]:
     yield from _names("spec.containers", [container.get("name", "") for container in spec.get("containers", [])])
     for index, container in enumerate(spec.get("containers", [])):
         yield from _container(f"spec.containers[{index}]", container, volumes)
+    yield from _affinity(spec.get("affinity", {}).get("nodeAffinity", {}))
     for index, toleration in enumerate(spec.get("tolerations", [])):
         if toleration.get("operator") == "Exists" and toleration.get("value"):
             yield f"spec.tolerations[{index}].operator: Invalid value: value must be empty when `operator` is 'Exists'"
         if not toleration.get("key") and toleration.get("operator") != "Exists":
             yield f"spec.tolerations[{index}].operator: Invalid value: operator must be Exists when `key` is empty"
+
+
+def _affinity(affinity: Json) -> Iterator[str]:
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    for term in [*required, *(weighted["preference"] for weighted in preferred)]:
+        for expression in term.get("matchFields", []):
+            if len(expression.get("values", [])) != 1:
+                yield "spec.affinity.nodeAffinity: matchFields.values: Invalid value: must have one element"
 
 
 def _names(path: str, names: list[str]) -> Iterator[str]:

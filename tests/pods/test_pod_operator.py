@@ -162,6 +162,41 @@ def test_a_pod_that_vanishes_with_its_node_is_replaced(make: Make) -> None:
     assert second is None
 
 
+def test_a_pod_whose_node_has_gone_silent_is_not_waited_for(make: Make) -> None:
+    """The API server keeps such a pod, as if it ran, until somebody removes the node."""
+    step = make(f"{WAIT_ON_THE_FIRST_ATTEMPT}leave_the_record()")
+    step.begin()
+    step.cluster.silence(step.running_pod(), seconds=60)
+    first, second = step.outcomes()
+    assert type(first) is InfrastructureError
+    assert "does not say that it has ended" in str(first)
+    assert second is None
+    assert len(step.cluster.created_pods()) == 2
+
+
+def test_a_task_that_is_cleared_waits_for_the_end_of_its_pod(make: Make) -> None:
+    """Clearing deletes the pod, which takes a while; the next attempt must neither use it nor run beside it."""
+    slow_to_end = (
+        "import signal, time\nsignal.signal(15, lambda *_: (time.sleep(2), (FOLDER / 'ended').touch(), exit(143)))"
+    )
+    step = make(f"{slow_to_end}\n{WAIT_ON_THE_FIRST_ATTEMPT}assert (FOLDER / 'ended').exists()\nleave_the_record()")
+    deferred = step.task.begin(step.task.context())
+    assert deferred is not None
+    step.running_pod()
+    asyncio.run(deferred.trigger.on_kill())  # as Airflow's triggerer does then
+    assert step.task.attempt() is None
+    assert len(step.cluster.created_pods()) == 2
+
+
+def test_a_third_attempt_keeps_away_from_both_nodes_that_failed(make: Make) -> None:
+    step = make("raise SystemExit(75)")
+    step.run()
+    assert step.task.store["failed_nodes"] == ["cpu-1", "cpu-2"]
+    step.cluster.add_node(Node("cpu-3", gpus=0))
+    step.task.attempt()
+    assert "cpu-3" in [pod["spec"]["nodeName"] for pod in step.cluster.pods()]
+
+
 def test_a_pod_that_vanishes_after_it_left_its_record_has_succeeded(make: Make) -> None:
     step = make(f"leave_the_record(){WAIT}")
     step.begin()
