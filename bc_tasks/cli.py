@@ -1,26 +1,20 @@
 """`bc`: the steps of a night by name, and what people run by hand."""
 
 import logging
-import os
 import re
 import sys
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bc_tasks import interruption
+from bc_tasks import cores, interruption
 from bc_tasks.config import BackboneName, RunConfig
 from bc_tasks.errors import BcError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bc_tasks.records import Record
     from bc_tasks.storage import Storage
     from bc_tasks.tracking import Tracking
@@ -87,30 +81,6 @@ def _load(path: Path, settings: list[str]) -> RunConfig:
     return load_config(path, parse_settings(settings))
 
 
-@contextmanager
-def _processes() -> "Iterator[Executor]":
-    """Give a pool that decodes on all cores; spawned, because forking beside threads may hang."""
-    with ProcessPoolExecutor(max_workers=_num_cores(), mp_context=get_context("spawn")) as pool:
-        yield pool
-
-
-def _num_cores() -> int:
-    """Return how many cores this process may use: in a pod fewer than its node has, which Python doesn't see."""
-    from joblib import cpu_count
-
-    return int(cpu_count())
-
-
-def _share_the_cores() -> None:
-    """Let torch use as many threads as there are cores for it, and let them sleep while they wait for each other.
-
-    By default they spin, and on a machine that does something else too, two threads then train eight times slower
-    than these (see benchmarks/RESULTS.md). Both must be said before torch is imported.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", str(_num_cores()))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def _done(record: "Record") -> None:
     from bc_tasks.summaries import summarise
 
@@ -159,7 +129,7 @@ def ingest(run_uri: RunUri) -> None:
     from bc_tasks.steps import ingest as step
 
     _, storage = _open(run_uri)
-    with _processes() as executor:
+    with cores.processes() as executor:
         _done(step.run(run_uri, storage=storage, now=datetime.now(UTC), executor=executor))
 
 
@@ -179,7 +149,7 @@ def train(
     cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """Fine-tune one backbone on the committed snapshot; tried again, it goes on from its checkpoint."""
-    _share_the_cores()
+    cores.share()
     from bc_tasks.steps import train as step
 
     config, storage = _open(run_uri)
@@ -189,7 +159,7 @@ def train(
 @app.command()
 def evaluate(run_uri: RunUri, cache: Cache = DEFAULT_CACHE) -> None:
     """Measure the best of the run's models and the champion on the holdout."""
-    _share_the_cores()
+    cores.share()
     from bc_tasks.steps import evaluate as step
 
     config, storage = _open(run_uri)
@@ -291,7 +261,7 @@ def create(
     config = _load(config_file, settings)
     named = frozenset(patients.read_text(encoding="utf-8").split()) if patients else None
     choice = Choice(patient_ids=named, batch=batch, share=share, seed=seed)
-    with _processes() as executor:
+    with cores.processes() as executor:
         fixed = create(_storage(config), config, choice, now=datetime.now(UTC), executor=executor)
     console.print_json(data=summary(fixed))
 

@@ -42,22 +42,13 @@ grace_seconds = 60
 
 [execution.pods.train]
 gpus_per_pod = {gpus}
-cpu = "500m"
-cpu_limit = "2"
-memory = "2Gi"
-ephemeral_storage = "4Gi"
-shared_memory = "64Mi"
-
-[execution.pods.data]
-cpu = "500m"
-cpu_limit = "2"
-memory = "2Gi"
-ephemeral_storage = "4Gi"
-shared_memory = "64Mi"
-
+{size}
 [execution.pods.evaluate]
 gpus_per_pod = {gpus}
-cpu = "500m"
+{size}
+[execution.pods.data]
+{size}"""
+SIZE = """cpu = "500m"
 cpu_limit = "2"
 memory = "2Gi"
 ephemeral_storage = "4Gi"
@@ -77,6 +68,7 @@ def write_config(
             image=image,
             data_image=data_image,
             gpus=gpus,
+            size=SIZE,
             weights=weights,
             model_name=model_name,
             backbone=BACKBONE,

@@ -28,7 +28,6 @@ SETTINGS = {
     "AIRFLOW__API__HOST": "127.0.0.1",
     "AIRFLOW__API__WORKERS": "1",
     "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "botocore=WARNING",  # it tells every client's credentials' origin
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",  # the default of 1 s is felt after each task
 }
 

@@ -4,11 +4,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -20,7 +18,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from bc_tasks import runs
+from bc_tasks import cores, runs
 from bc_tasks.config import RunConfig
 from bc_tasks.config_file import load_config
 from bc_tasks.embedded import demo_data, phantoms, processes, stack
@@ -129,7 +127,7 @@ def fix_holdout(storage: Storage, config: RunConfig, rows: pd.DataFrame, console
     """Deliver the holdout's images to the inbox and fix their patients as the holdout."""
     demo_data.deliver(storage, rows, _batch_uri(config, "2025-12-holdout"))
     choice = Choice(patient_ids=frozenset(rows["patient_id"]))
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
+    with cores.processes() as executor:
         fixed = create(storage, config, choice, now=datetime.now(UTC), executor=executor)
     console.print(f"holdout fixed: {len(fixed.manifest)} images of {len(fixed.patient_ids)} patients")
 

@@ -82,7 +82,9 @@ def _of_pod(step: str, pod: Any) -> BcError | None:
         minutes = pod.spec.active_deadline_seconds / 60
         field = "training_timeout_minutes" if section.endswith(".train") else "step_timeout_minutes"
         return BcError(f"{step} did not end within {minutes:g} minutes: it hung, or schedule.{field} is too short")
-    if reason == "Evicted" and "exceed" in message:  # a limit of its own, not the node's
+    if (
+        reason == "Evicted" and "exceed" in message and "low on resource" not in message
+    ):  # its own limit, not the node's
         return ConfigError(
             f"{step} was evicted: {message}. Raise {section}.ephemeral_storage, or {section}.shared_memory where "
             "that is the volume"

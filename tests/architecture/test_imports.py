@@ -22,7 +22,7 @@ S3 = frozenset({"boto3", "botocore"})
 TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 
 CORE = (
-    *("", "errors", "interruption", "mammogram", "section", "pods_config", "config", "config_file"),
+    *("", "errors", "interruption", "cores", "mammogram", "section", "pods_config", "config", "config_file"),
     *("config_table", "records", "manifest", "environment"),
     *("fingerprint", "splits", "metrics", "gates", "shards", "delta", "identity", "labels_file", "summaries"),
     *("image_formats", "dicom", "pixels", "examination", "steps", "training"),

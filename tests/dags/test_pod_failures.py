@@ -47,6 +47,9 @@ SIDECAR = [ended(0, "Completed")[0] | {"name": "istio-proxy"}]
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: 3 Insufficient nvidia.com/gpu."}]
 EVICTED_DISK = "Pod ephemeral local storage usage exceeds the total limit of containers 40Gi. "
 EVICTED_CONTAINER = 'Container train exceeded its local ephemeral storage limit "40Gi". '
+EVICTED_NODE_OLD = (
+    "The node was low on resource: memory. Container train was using 7Gi, which exceeds its request of 4Gi. "
+)
 EVICTED_NODE = "The node was low on resource: memory. "
 
 
@@ -83,6 +86,7 @@ EVICTED_NODE = "The node was low on resource: memory. "
         (pod(reason="Evicted", message=EVICTED_DISK), ConfigError, ["40Gi", "execution.pods.train.ephemeral_storage"]),
         (pod(reason="Evicted", message=EVICTED_CONTAINER), ConfigError, ["execution.pods.train.ephemeral_storage"]),
         (pod(reason="Evicted", message=EVICTED_NODE), InfrastructureError, ["node gpu-1", "low on resource: memory"]),
+        (pod(reason="Evicted", message=EVICTED_NODE_OLD), InfrastructureError, ["low on resource: memory"]),
         (pod(reason="NodeLost"), InfrastructureError, ["node gpu-1", "NodeLost"]),
         (
             pod(phase="Pending", containerStatuses=waiting("ErrImagePull", "manifest unknown")),
