@@ -27,10 +27,10 @@ from bc_tasks.pixels import decode
 from bc_tasks.storage import open_storage
 from bc_tasks.training import scoring, weights
 from bc_tasks.training.backbones import build, lookup
-from bc_tasks.training.checkpoints import Checkpoint
+from bc_tasks.training.checkpoints import Checkpoint, EpochResult
 from bc_tasks.training.data import LabelledImages
 from bc_tasks.training.inputs import InputFormat
-from bc_tasks.training.loop import EpochResult, Watcher, train
+from bc_tasks.training.loop import Watcher, train
 
 LARGE = ("resnet50", "resnet101", "efficientnetv2_s", "convnext_tiny")
 TUNING_SHARE = 4

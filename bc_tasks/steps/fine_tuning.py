@@ -16,12 +16,12 @@ from bc_tasks.mammogram import Split
 from bc_tasks.records import ModelSpec, Snapshot
 from bc_tasks.storage import Storage, join, open_storage
 from bc_tasks.training import backbones, checkpoints, memory, scoring, weights
-from bc_tasks.training.checkpoints import Checkpoint
+from bc_tasks.training.checkpoints import Checkpoint, EpochResult
 from bc_tasks.training.data import LabelledImages, fetch_split
 from bc_tasks.training.distributed import ALONE, Workers
 from bc_tasks.training.inputs import InputFormat
 from bc_tasks.training.launcher import launch
-from bc_tasks.training.loop import EpochResult, Trained, Watcher, train
+from bc_tasks.training.loop import Trained, Watcher, train
 from bc_tasks.training.progress import show
 
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ def _train(
             checkpoints.push(storage, job.checkpoints, job.checkpoints_uri)
         workers.any(False)  # nobody ends before it is stored
 
-    def on_epoch(result: EpochResult) -> None:
-        progress.epoch(result)
+    def log(result: EpochResult) -> None:
         if workers.is_first:
             training_run.log_metrics(_figures(result), result.epoch)
+
+    def on_epoch(result: EpochResult) -> None:
+        progress.epoch(result)
+        log(result)
 
     with (
         interruption.noted() as is_stopping,
@@ -157,6 +160,9 @@ def _train(
         ),
         show(Console(quiet=not workers.is_first), job.spec.backbone, config.epochs) as progress,
     ):
+        resume = checkpoints.load(job.checkpoints, identity)
+        if resume is not None and resume.result is not None:
+            log(resume.result)  # once more: the last machine may have gone before it could
         try:
             return train(
                 model,
@@ -166,7 +172,7 @@ def _train(
                 training=training,
                 tuning=tuning,
                 device=device,
-                resume=checkpoints.load(job.checkpoints, identity),
+                resume=resume,
                 watcher=Watcher(on_step=progress.step, on_epoch=on_epoch, on_checkpoint=keep),
                 workers=workers,
                 is_stopping=is_stopping,

@@ -29,13 +29,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class EpochResult:
+    """What one epoch (from 1) came to; `tuning` has the keys of `metrics.METRICS`."""
+
+    epoch: int
+    learning_rate: float
+    training_loss: float
+    tuning: dict[str, float]
+    images_per_second: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state after `epoch` (from 1) and some steps more, and the best weights so far with their tuning score.
 
-    `losses` (num_steps,) are those of the steps that were done of the epoch after `epoch`.
+    `result` is that of `epoch`; None before the first one. `losses` (num_steps,) are those of the steps that were done
+    of the epoch after `epoch`.
     """
 
     epoch: int
+    result: EpochResult | None
     losses: Tensor
     best_epoch: int
     best_score: float
@@ -46,10 +60,11 @@ class Checkpoint:
 
 
 class _Mark(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     identity: str
     epoch: int
+    result: EpochResult | None
     num_steps: int
     best_epoch: int
     best_score: float
@@ -75,6 +90,7 @@ def save(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
     mark = _Mark(
         identity=identity,
         epoch=checkpoint.epoch,
+        result=checkpoint.result,
         num_steps=num_steps,
         best_epoch=checkpoint.best_epoch,
         best_score=checkpoint.best_score,
@@ -102,6 +118,7 @@ def load(folder: Path, identity: str) -> Checkpoint | None:
         parts[part][rest] = tensor
     return Checkpoint(
         epoch=mark.epoch,
+        result=mark.result,
         best_epoch=mark.best_epoch,
         best_score=mark.best_score,
         loss_scale=mark.loss_scale,

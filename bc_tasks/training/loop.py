@@ -18,7 +18,7 @@ from bc_tasks.errors import ConfigError, Interrupted, TrainingDiverged
 from bc_tasks.training import scoring
 from bc_tasks.training.augment import augment, draw
 from bc_tasks.training.backbones import Backbone
-from bc_tasks.training.checkpoints import Checkpoint
+from bc_tasks.training.checkpoints import Checkpoint, EpochResult
 from bc_tasks.training.data import Indices, LabelledImages, epoch_batches, read_batches
 from bc_tasks.training.distributed import ALONE, Workers
 from bc_tasks.training.freezing import fold_frozen_norms, freeze
@@ -31,20 +31,8 @@ STEPS_BETWEEN_LOSS_CHECKS = 20
 """Looking at the loss makes a GPU wait, so it is looked at now and then; a NaN doesn't go away meanwhile."""
 NO_LOSSES = torch.empty(0)
 NOTHING_YET = Checkpoint(
-    epoch=0, losses=NO_LOSSES, best_epoch=0, best_score=-1, loss_scale={}, model={}, best={}, optimizer={}
+    epoch=0, result=None, losses=NO_LOSSES, best_epoch=0, best_score=-1, loss_scale={}, model={}, best={}, optimizer={}
 )
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch (from 1) came to; `tuning` has the keys of `metrics.METRICS`."""
-
-    epoch: int
-    learning_rate: float
-    training_loss: float
-    tuning: dict[str, float]
-    images_per_second: float
-    is_best: bool
 
 
 @dataclass(frozen=True)
@@ -176,13 +164,14 @@ def train(  # noqa: PLR0915 - in plain sight, top to bottom
 
         summary = _summarise(tuning.labels, scores, epoch)
         is_best = summary[SELECTION_METRIC] > state.best_score
-        state = replace(now, epoch=epoch, losses=NO_LOSSES)
-        if is_best:
-            state = replace(state, best_epoch=epoch, best_score=summary[SELECTION_METRIC], best=weights)
         training_loss = float(torch.stack(losses).mean())
         rate = learning_rate(epoch * len(batches) - 1, config, len(batches))
+        result = EpochResult(epoch, rate, training_loss, summary, images_per_second, is_best)
+        state = replace(now, epoch=epoch, result=result, losses=NO_LOSSES)
+        if is_best:
+            state = replace(state, best_epoch=epoch, best_score=summary[SELECTION_METRIC], best=weights)
         watcher.on_checkpoint(state)  # first: whoever is told may fail, and an epoch is dear
-        watcher.on_epoch(EpochResult(epoch, rate, training_loss, summary, images_per_second, is_best))
+        watcher.on_epoch(result)
     return Trained(state.best, state.best_epoch, state.epoch)
 
 

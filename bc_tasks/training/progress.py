@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bc_tasks.training.loop import EpochResult
+from bc_tasks.training.checkpoints import EpochResult
 
 
 @dataclass(frozen=True)

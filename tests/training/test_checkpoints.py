@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bc_tasks.storage import Storage
 from bc_tasks.training import checkpoints, weights
-from bc_tasks.training.checkpoints import Checkpoint
+from bc_tasks.training.checkpoints import Checkpoint, EpochResult
 
 THIS = "a" * 64
 
@@ -23,6 +24,7 @@ def state(epoch: int, best_epoch: int | None = None, num_steps: int = 0) -> Chec
     best = best_epoch or epoch
     return Checkpoint(
         epoch=epoch,
+        result=EpochResult(epoch, 1e-4, 0.5, {"recall": 0.25, "auc": math.nan}, 12.5, best == epoch),
         losses=torch.linspace(1, 0, num_steps),
         best_epoch=best,
         best_score=0.1 * best,
@@ -36,6 +38,7 @@ def state(epoch: int, best_epoch: int | None = None, num_steps: int = 0) -> Chec
 def assert_same(seen: Checkpoint | None, wanted: Checkpoint) -> None:
     assert seen is not None
     assert (seen.epoch, seen.best_epoch, seen.best_score) == (wanted.epoch, wanted.best_epoch, wanted.best_score)
+    assert repr(seen.result) == repr(wanted.result)  # its NaN is unequal to itself
     assert seen.loss_scale == wanted.loss_scale
     assert {name: type(value) for name, value in seen.loss_scale.items()} == {"scale": float, "growth_interval": int}
     assert torch.equal(seen.losses, wanted.losses)

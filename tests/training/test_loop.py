@@ -14,11 +14,11 @@ from bc_tasks.errors import ConfigError, Interrupted, TrainingDiverged
 from bc_tasks.storage import open_storage
 from bc_tasks.training import checkpoints, loop, scoring, weights
 from bc_tasks.training.backbones import BACKBONES, build
-from bc_tasks.training.checkpoints import Checkpoint
+from bc_tasks.training.checkpoints import Checkpoint, EpochResult
 from bc_tasks.training.data import LabelledImages
 from bc_tasks.training.distributed import ALONE, Workers
 from bc_tasks.training.inputs import InputFormat
-from bc_tasks.training.loop import EpochResult, Trained, Watcher
+from bc_tasks.training.loop import Trained, Watcher
 
 CPU = torch.device("cpu")
 HALVES = (0.5, 0.5, 0.5)

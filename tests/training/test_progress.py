@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from bc_tasks.training.loop import EpochResult
+from bc_tasks.training.checkpoints import EpochResult
 from bc_tasks.training.progress import show
 
 RESULT = EpochResult(
