@@ -31,22 +31,31 @@ IMAGE, DATA_IMAGE = "registry.hospital.example/trainer:1.0", "registry.hospital.
 class Killer:
     """Kills the worker that has just asked for the evaluation's pod, before it gets its answer."""
 
-    port: int
+    cluster: FakeKubernetes
     killed: list[int] = field(default_factory=list)
 
     def __call__(self, pod: dict[str, Any]) -> None:
         if pod["spec"]["containers"][0]["name"] == "evaluate" and not self.killed:
+            self.cluster.pause()  # or the pod may be done before its next worker looks for it
             (worker,) = [process for process in psutil.process_iter() if self._is_worker(process)]
             worker.kill()
             self.killed.append(worker.pid)
 
+    def let_go_on_when_found(self) -> None:
+        """Wait until another worker, or its trigger, asks for the pod by its name, and let it start."""
+        self.cluster.wait_for(lambda: self._names() & {request.name for request in self.cluster.requests}, seconds=600)
+        self.cluster.resume()
+
+    def _names(self) -> set[str]:
+        labelled = self.cluster.pods("app.kubernetes.io/component=evaluate")
+        return {pod["metadata"]["name"] for pod in labelled}
+
     def _is_worker(self, process: psutil.Process) -> bool:
+        port = int(self.cluster.url.rsplit(":", 1)[1])
         try:
             if "triggerer" in " ".join(process.cmdline()) or process.pid == psutil.Process().pid:
                 return False
-            return any(
-                connection.raddr and connection.raddr.port == self.port for connection in process.net_connections()
-            )
+            return any(connection.raddr and connection.raddr.port == port for connection in process.net_connections())
         except psutil.Error:
             return False
 
@@ -105,7 +114,7 @@ def night(cluster: FakeKubernetes, tmp_path_factory: pytest.TempPathFactory) -> 
         weights="default",
         model_name="breast-tumour",
     )
-    killer = Killer(int(cluster.url.rsplit(":", 1)[1]))
+    killer = Killer(cluster)
     cluster.on_pod_created(killer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(cluster.kubeconfig(state / "kubeconfig")))
@@ -122,6 +131,7 @@ def night(cluster: FakeKubernetes, tmp_path_factory: pytest.TempPathFactory) -> 
             (training,) = cluster.pods("app.kubernetes.io/component=train")
             cluster.evict(training["metadata"]["name"], "The node was low on resource: memory.")
             meanwhile = api.run(demo.DAG_ID, second).state
+            killer.let_go_on_when_found()
             api.wait_for_run(demo.DAG_ID, run_id, within_seconds=600)
             api.wait_for_run(demo.DAG_ID, second, within_seconds=240)
             yield Night(servers, storage, config, cluster, killer, api, run_id, second, meanwhile)
