@@ -1,4 +1,4 @@
-"""Metrics agree with scikit-learn; intervals resample patients; the operating point is truly best."""
+"""Metrics agree with scikit-learn; intervals resample patients."""
 
 import math
 from functools import partial
@@ -39,11 +39,6 @@ def _arrays(scored: list[tuple[int, float]]) -> tuple[npt.NDArray[Any], npt.NDAr
     return np.array([label for label, _ in scored]), np.array([score for _, score in scored])
 
 
-def _f1(labels: npt.NDArray[Any], scores: npt.NDArray[Any], point: float) -> float:
-    value = metrics.summarise(labels, scores, point)["f1"]
-    return 0.0 if math.isnan(value) else value
-
-
 @settings(deadline=None, max_examples=100)
 @given(scored=SCORED, point=st.floats(0, 1))
 def test_every_metric_agrees_with_scikit_learn(scored: list[tuple[int, float]], point: float) -> None:
@@ -67,7 +62,9 @@ def test_a_weight_counts_like_a_copy(scored: list[tuple[int, float]], data: st.D
     labels, scores = _arrays(scored)
     weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(labels), max_size=len(labels))))
     assume(weights.sum() > 0)
-    weighted = metrics._weighted(labels, scores, 0.5, weights.astype(float))
+    images = np.arange(len(labels))
+    resampled = metrics._resampled(labels, scores, 0.5, images, weights[None].astype(np.uint16))
+    weighted = {name: float(value[0]) for name, value in resampled.items()}
     copied = metrics.summarise(np.repeat(labels, weights), np.repeat(scores, weights), 0.5)
     assert weighted == pytest.approx(copied, nan_ok=True)
 
@@ -104,33 +101,6 @@ def test_the_confusion_matrix_counts_every_image_once(scored: list[tuple[int, fl
         "num_true_negative": tn,
         "num_false_negative": fn,
     }
-
-
-@settings(deadline=None, max_examples=200)
-@given(SCORED)
-def test_no_operating_point_is_better_than_the_best(scored: list[tuple[int, float]]) -> None:
-    labels, scores = _arrays(scored)
-    point = metrics.best_f1_operating_point(labels, scores)
-    assert 0 <= point <= 1
-    assert _f1(labels, scores, point) == max(_f1(labels, scores, other) for other in [0, *scores, 1])
-
-
-@settings(deadline=None, max_examples=100)
-@given(SCORED)
-def test_of_equally_good_operating_points_the_one_that_finds_most_is_taken(scored: list[tuple[int, float]]) -> None:
-    labels, scores = _arrays(scored)
-    point = metrics.best_f1_operating_point(labels, scores)
-    as_good = [other for other in scores if _f1(labels, scores, other) == _f1(labels, scores, point)]
-    assert (scores >= point).sum() == max((scores >= other).sum() for other in as_good)
-
-
-def test_the_operating_point_leaves_room_on_both_sides() -> None:
-    assert metrics.best_f1_operating_point([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize("scores", [[0.0, 5e-324], [0.5, np.nextafter(0.5, 1)]], ids=["smallest", "neighbours"])
-def test_the_operating_point_parts_even_neighbouring_numbers(scores: list[float]) -> None:
-    assert metrics.summarise([0, 1], scores, metrics.best_f1_operating_point([0, 1], scores))["f1"] == 1
 
 
 def _clustered(seed: int, num_patients: int, images_each: int) -> tuple[npt.NDArray[Any], ...]:
