@@ -1,4 +1,4 @@
-"""Reads new images once: downloads, checks, decodes, and packs the pixels into shards."""
+"""Reads new images once: downloads, checks, decodes, and packs the pixels and their features into shards."""
 
 import logging
 from collections import deque
@@ -14,6 +14,7 @@ from bc_tasks import manifest, shards
 from bc_tasks.config import IngestConfig
 from bc_tasks.errors import BcError, InfrastructureError
 from bc_tasks.examination import Examined, Facts, examine
+from bc_tasks.leaks import feature_store
 from bc_tasks.mammogram import QuarantineReason
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.storage import Storage, StoredObject, join
@@ -41,6 +42,9 @@ def read_images(
     executor: Executor,
 ) -> pd.DataFrame:
     """Return manifest rows with what their images' bytes say; pixels go into shards of `shard_images` each.
+
+    A shard's features, by which near copies are found, go into a file beside it, and before it: where a shard is, they
+    are.
 
     `executor` decodes, so a process pool uses all cores.
 
@@ -135,11 +139,12 @@ def _one_ahead(work: Callable[[list[Result]], T], groups: Iterable[list[Result]]
 def _store(storage: Storage, data_uri: str, preprocessing: str, group: list[Result]) -> dict[str, Facts]:
     """Write the usable images' pixels as one shard, if it isn't there yet; return all facts, with places, by URI."""
     facts = {item.uri: of_image for item, (of_image, _) in group}
-    usable = [(item.uri, pixels) for item, (_, pixels) in group if pixels is not None]
+    usable = [(item.uri, picture) for item, (_, picture) in group if picture is not None]
     if usable:
         key = shards.shard_key(preprocessing, [str(facts[uri]["pixel_sha256"]) for uri, _ in usable])
         if storage.find(join(data_uri, key)) is None:
-            storage.write(join(data_uri, key), shards.pack([pixels for _, pixels in usable]))
+            feature_store.write(storage, data_uri, key, [picture.features for _, picture in usable])
+            storage.write(join(data_uri, key), shards.pack([picture.pixels for _, picture in usable]))
         for row, (uri, _) in enumerate(usable):
             facts[uri] = facts[uri] | {"shard_key": key, "shard_row": row}
     return facts
