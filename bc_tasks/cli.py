@@ -10,28 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bc_tasks import cores, interruption
+from bc_tasks import cli_gate, cli_holdout, cli_proof, cores, interruption
+from bc_tasks.cli_options import (
+    DEFAULT_CONFIG,
+    ConfigFile,
+    RunUri,
+    Settings,
+    open_run,
+    read_config,
+    storage_of,
+    tracking_of,
+)
 from bc_tasks.config import BackboneName, RunConfig
 from bc_tasks.errors import BcError, ConfigError
 
 if TYPE_CHECKING:
     from bc_tasks.records import Record
-    from bc_tasks.storage import Storage
-    from bc_tasks.tracking import Tracking
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-holdout_app = typer.Typer(no_args_is_help=True, help="The fixed set of patients that every model is measured on.")
-app.add_typer(holdout_app, name="holdout")
 
-RunUri = Annotated[str, typer.Option(help="the run's folder, s3://... or file://...")]
-ConfigFile = Annotated[Path, typer.Option("--config", envvar="BC_CONFIG", help="the TOML file", show_default=True)]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", default_factory=list, help="a field and its value, e.g. training.epochs=3; repeatable"),
-]
 RunName = Annotated[str, typer.Option(help="the run's name; empty: by-hand-<time>")]
 Cache = Annotated[Path, typer.Option(envvar="BC_CACHE", help="where shards, weights and checkpoints are kept")]
-DEFAULT_CONFIG = Path("include/config/laptop.toml")
 State = Annotated[Path, typer.Option(help="where the embedded servers keep their data")]
 DEFAULT_STATE = Path(".bc")
 DEFAULT_CACHE = Path.home() / ".cache" / "bc-tasks"
@@ -54,33 +53,6 @@ def main() -> None:
         raise SystemExit(error.exit_code) from error
 
 
-def _storage(config: RunConfig | None = None) -> "Storage":
-    from bc_tasks.storage import open_storage
-
-    return open_storage(config.storage) if config else open_storage()
-
-
-def _tracking(config: RunConfig) -> "Tracking":
-    from bc_tasks.tracking import open_tracking
-
-    return open_tracking(config.registry)
-
-
-def _open(run_uri: str) -> "tuple[RunConfig, Storage]":
-    """Return the run's frozen configuration, and storage as it wants it."""
-    from bc_tasks import runs
-    from bc_tasks.records import Run
-
-    config = runs.read(_storage(), run_uri, Run).config
-    return config, _storage(config)
-
-
-def _load(path: Path, settings: list[str]) -> RunConfig:
-    from bc_tasks.config_file import load_config, parse_settings
-
-    return load_config(path, parse_settings(settings))
-
-
 def _done(record: "Record") -> None:
     from bc_tasks.summaries import summarise
 
@@ -96,17 +68,17 @@ def config(
     """Check a configuration and print it in full, defaults included."""
     from bc_tasks.config_table import config_table
 
-    typer.echo(config_table() if table else _load(path, settings).model_dump_json(indent=2))
+    typer.echo(config_table() if table else read_config(path, settings).model_dump_json(indent=2))
 
 
 @app.command()
 def start(settings: Settings, config_file: ConfigFile = DEFAULT_CONFIG, name: RunName = "") -> None:
     """Begin a run by hand: freeze its configuration and print its URI, which every other step takes."""
-    typer.echo(_start(_load(config_file, settings), name).run_uri)
+    typer.echo(_start(read_config(config_file, settings), name).run_uri)
 
 
 def _start(config: RunConfig, name: str) -> Any:
-    from bc_tasks.environment import code_version
+    from bc_tasks.environment import code_version, user
     from bc_tasks.steps import start as step
 
     now = datetime.now(UTC)
@@ -115,10 +87,10 @@ def _start(config: RunConfig, name: str) -> Any:
         raise ConfigError(f"a run's name has letters, digits, '.', '_' and '-' only, not {run_name!r}")
     return step.run(
         config,
-        storage=_storage(config),
+        storage=storage_of(config),
         run_name=run_name,
         started_at=now,
-        trigger="by hand",
+        trigger=", ".join(filter(None, ["by hand", user()])),
         code_version=code_version(),
     )
 
@@ -128,7 +100,7 @@ def ingest(run_uri: RunUri) -> None:
     """Prepare tonight's candidate snapshot out of the inbox."""
     from bc_tasks.steps import ingest as step
 
-    _, storage = _open(run_uri)
+    _, storage = open_run(run_uri)
     with cores.processes() as executor:
         _done(step.run(run_uri, storage=storage, now=datetime.now(UTC), executor=executor))
 
@@ -138,7 +110,7 @@ def validate(run_uri: RunUri) -> None:
     """Check the candidate with Great Expectations and commit it as the next snapshot."""
     from bc_tasks.steps import validate as step
 
-    _, storage = _open(run_uri)
+    _, storage = open_run(run_uri)
     _done(step.run(run_uri, storage=storage))
 
 
@@ -152,8 +124,8 @@ def train(
     cores.share()
     from bc_tasks.steps import train as step
 
-    config, storage = _open(run_uri)
-    _done(step.run(run_uri, backbone, storage=storage, tracking=_tracking(config), cache=cache))
+    config, storage = open_run(run_uri)
+    _done(step.run(run_uri, backbone, storage=storage, tracking=tracking_of(config), cache=cache))
 
 
 @app.command()
@@ -162,16 +134,18 @@ def evaluate(run_uri: RunUri, cache: Cache = DEFAULT_CACHE) -> None:
     cores.share()
     from bc_tasks.steps import evaluate as step
 
-    config, storage = _open(run_uri)
-    _done(step.run(run_uri, storage=storage, tracking=_tracking(config), cache=cache))
+    config, storage = open_run(run_uri)
+    _done(step.run(run_uri, storage=storage, tracking=tracking_of(config), cache=cache))
 
 
 @app.command()
 def gate(run_uri: RunUri) -> None:
     """Decide whether the challenger may be registered."""
+    from bc_tasks.environment import made_with
     from bc_tasks.steps import gate as step
 
-    _done(step.run(run_uri, storage=_storage()))
+    _, storage = open_run(run_uri)
+    _done(step.run(run_uri, storage=storage, now=datetime.now(UTC), made_with=made_with()))
 
 
 @app.command()
@@ -179,8 +153,8 @@ def register(run_uri: RunUri) -> None:
     """Register the challenger in MLflow, for a person to promote."""
     from bc_tasks.steps import register as step
 
-    config, storage = _open(run_uri)
-    _done(step.run(run_uri, storage=storage, tracking=_tracking(config)))
+    config, storage = open_run(run_uri)
+    _done(step.run(run_uri, storage=storage, tracking=tracking_of(config)))
 
 
 @app.command()
@@ -191,7 +165,7 @@ def night(
     cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """Run a whole night here, step by step, without Airflow; given the name of a broken run, it goes on from there."""
-    run = _start(_load(config_file, settings), name)
+    run = _start(read_config(config_file, settings), name)
     typer.echo(run.run_uri)
     ingest(run.run_uri)
     if not _has_news(run.run_uri) and not run.config.training.train_if_nothing_new:
@@ -210,14 +184,14 @@ def _has_news(run_uri: str) -> bool:
     from bc_tasks import runs
     from bc_tasks.records import Snapshot
 
-    return runs.read(_storage(), run_uri, Snapshot).has_news
+    return runs.read(storage_of(), run_uri, Snapshot).has_news
 
 
 def _passed(run_uri: str) -> bool:
     from bc_tasks import runs
     from bc_tasks.records import Verdict
 
-    verdict = runs.read(_storage(), run_uri, Verdict)
+    verdict = runs.read(storage_of(), run_uri, Verdict)
     return verdict.passed and not verdict.dry_run
 
 
@@ -245,35 +219,14 @@ def down(state: State = DEFAULT_STATE) -> None:
     typer.echo(f"{processes.stop(state)} processes stopped")
 
 
-@holdout_app.command()
-def create(
-    settings: Settings,
-    config_file: ConfigFile = DEFAULT_CONFIG,
-    patients: Annotated[Path | None, typer.Option(help="a text file with one patient id a line")] = None,
-    batch: Annotated[str | None, typer.Option(help="draw from, or with --share 1 take all of, this batch only")] = None,
-    share: Annotated[float, typer.Option(min=0, max=1, help="share of the patients to draw, by label and site")] = 0.2,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 17,
-) -> None:
-    """Fix the holdout, once, out of the images in the inbox; it is never made anew."""
-    from bc_tasks.holdout import summary
-    from bc_tasks.holdout_creation import Choice, create
-
-    config = _load(config_file, settings)
-    named = frozenset(patients.read_text(encoding="utf-8").split()) if patients else None
-    choice = Choice(patient_ids=named, batch=batch, share=share, seed=seed)
-    with cores.processes() as executor:
-        fixed = create(_storage(config), config, choice, now=datetime.now(UTC), executor=executor)
-    console.print_json(data=summary(fixed))
-
-
-@holdout_app.command()
-def show(settings: Settings, config_file: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Check the holdout's fingerprint and count its images."""
-    from bc_tasks.holdout import load, summary
-
-    config = _load(config_file, settings)
-    fixed = load(_storage(config), config.data_uri, config.holdout.fingerprint)
-    console.print_json(data=summary(fixed))
+app.command()(cli_gate.replay)
+app.command()(cli_gate.override)
+app.add_typer(cli_gate.ledger_app, name="ledger")
+app.command()(cli_proof.lineage)
+app.command()(cli_proof.where_used)
+app.command()(cli_proof.withdraw)
+app.command()(cli_proof.withdrawals)
+app.add_typer(cli_holdout.app, name="holdout")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Each field carries its unit in its name, its range in its type and its meaning i
 `config_file.py` reads it, and cuts Airflow's trigger form from the same models.
 """
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,6 +14,7 @@ from bc_tasks.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 BackboneName = Literal["resnet50", "resnet101", "efficientnetv2_s", "convnext_tiny", "efficientnet_lite0"]
+OperatingPointPolicy = Literal["best_f1", "recall_at_specificity", "recall_floor"]
 
 
 def _storage_uri(uri: str) -> str:
@@ -91,6 +93,11 @@ class ValidationConfig(Section):
 
     max_bad_share: Share = Field(
         0.05, description="share of the night's new images that may be bad; above it the night stops"
+    )
+    max_leak_share: Share = Field(
+        0.05,
+        description="share of the night's new images that may be known pictures under other names; above it the night "
+        "stops",
     )
     min_images: int = Field(100, ge=2, description="usable images in the snapshot")
     min_shrink_ratio: Share = Field(
@@ -180,6 +187,19 @@ class TrainingConfig(Section):
         return self
 
 
+class OperatingPointConfig(Section):
+    """From which probability on an image is called cancer; fitted on tuning, and kept by the model."""
+
+    policy: OperatingPointPolicy = Field(
+        "best_f1",
+        description="best_f1: the highest F1; recall_at_specificity: the highest recall where specificity reaches "
+        "min_specificity; recall_floor: the highest specificity where recall reaches min_recall",
+    )
+    min_specificity: Share = Field(0.9, description="specificity on tuning that recall_at_specificity requires")
+    min_recall: Share = Field(0.9, description="recall on tuning that recall_floor requires")
+    calibrate: bool = Field(True, description="first scale the probabilities by a temperature fitted on tuning")
+
+
 class EvaluationConfig(Section):
     """How models are measured on the holdout."""
 
@@ -188,9 +208,33 @@ class EvaluationConfig(Section):
     batch_size: int = Field(64, ge=1, le=4096, description="images scored at a time")
 
 
+EvidenceGrade = Literal["unproven", "suggestive", "confirmed"]
+"""How sure it is that a gain is not chance, the weakest first."""
+
+Subgroup = Literal["site_id", "machine_id", "view", "density"]
+
+GATE_PROFILES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "strict": {"evidence": "confirmed"},
+    "literal": {
+        "evidence": "unproven",
+        "recall_margin": 0.0,
+        "f1_margin": 0.0,
+        "max_specificity_loss": 1.0,
+        "max_specificity_loss_in_all": 1.0,
+    },
+}
+"""What a profile sets where the configuration doesn't say otherwise; literal: recall and F1 are higher, no more."""
+
+
 class GateConfig(Section):
     """When a challenger may be registered."""
 
+    profile: Literal["default", "strict", "literal"] = Field(
+        "default",
+        description="sets the fields that are not given: strict asks for confirmed evidence, literal only that recall "
+        "and F1 are higher",
+    )
     dry_run: bool = Field(False, description="say what the gate decides, but register nothing")
     min_recall: Share = Field(0.5, description="floor of the challenger's recall")
     min_f1: Share = Field(0.5, description="floor of its F1")
@@ -198,6 +242,48 @@ class GateConfig(Section):
     recall_margin: float = Field(0.005, ge=0, le=1, description="how much its recall must exceed the champion's")
     f1_margin: float = Field(0.005, ge=0, le=1, description="how much its F1 must exceed the champion's")
     max_specificity_loss: Share = Field(0.05, description="how much lower its specificity may be than the champion's")
+    max_specificity_loss_in_all: Share = Field(
+        0.1, description="how much lower it may be than the first champion's on this holdout"
+    )
+    evidence: EvidenceGrade = Field(
+        "suggestive",
+        description="lowest grade of evidence that passes: confirmed clears zero at what the ledger still allows, "
+        "suggestive at nightly_error, unproven not at all",
+    )
+    nightly_error: float = Field(
+        0.05, gt=0, lt=0.5, description="chance that equal models look suggestively better, a night and metric"
+    )
+    total_error: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="the same for confirmed, over all looks at a holdout together: the ledger's budget",
+    )
+    expected_looks: int = Field(90, ge=1, le=100_000, description="nights that the budget is spread over")
+    num_resamples: int = Field(10_000, ge=1000, le=100_000, description="resamples of patients that evidence rests on")
+    subgroups: Annotated[tuple[Subgroup, ...], AfterValidator(_unique)] = Field(
+        (), description="columns of which no group may fall"
+    )
+    max_subgroup_loss: Share = Field(0.1, description="how much recall or specificity of a group may fall")
+    min_subgroup_images: int = Field(
+        20, ge=1, description="images with cancer, or without, of a group; fewer are too few to say"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profiled(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return GATE_PROFILES.get(str(data.get("profile", "default")), {}) | data
+
+    @model_validator(mode="after")
+    def _fine_enough(self) -> "GateConfig":
+        needed = math.ceil(self.expected_looks / self.total_error)
+        if self.num_resamples < needed:
+            raise ValueError(
+                f"num_resamples must be {needed} at least (expected_looks / total_error), or no gain is ever confirmed"
+            )
+        return self
 
 
 class RegistryConfig(Section):
@@ -263,6 +349,7 @@ class RunConfig(Section):
     splits: SplitsConfig = SplitsConfig()
     validation: ValidationConfig = ValidationConfig()
     training: TrainingConfig = TrainingConfig()
+    operating_point: OperatingPointConfig = OperatingPointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bc_tasks import manifest
-from bc_tasks.mammogram import QuarantineReason
+from bc_tasks.mammogram import LEAKS, QuarantineReason
+from bc_tasks.withholding import is_held_back
 
 OBJECT = ("etag", "version_id")
 """What changes when an object is overwritten."""
@@ -19,6 +20,7 @@ FACTS = ("label", "patient_id", "image_id", "view", "laterality", "site_id", "ma
 FROM_BYTES = (
     *("sha256", "source_width_px", "source_height_px", "was_inverted", *(f"tag_{name}" for name in manifest.TAGS)),
     *("pixel_sha256", "grey_mean", "grey_std", "grey_min", "grey_max", "black_share", "shard_key", "shard_row"),
+    *("near_copies", "near_copies_version"),
 )
 """What is known of an image once its bytes were read, and stands as long as they do."""
 
@@ -88,13 +90,19 @@ def _carry(before: pd.DataFrame, tonight: pd.DataFrame) -> pd.DataFrame:
 
 
 def news(base: pd.DataFrame, candidate: pd.DataFrame) -> News:
-    """Compare a finished candidate with the manifest before; revised is what has other bytes or says anything else."""
-    before, after = base.set_index("key"), candidate.set_index("key")
+    """Compare a finished candidate with the manifest before; revised is what has other bytes or says anything else.
+
+    What was learnt from, and is known for a leak now, is revised too.
+    Images that are held back, because their patient was withdrawn, count as gone.
+    """
+    before, after = (rows[~is_held_back(rows)].set_index("key") for rows in (base, candidate))
     both = after.index.intersection(before.index)
     same = _same(before.loc[both], after.loc[both], (*OBJECT, *manifest.FINGERPRINT_COLUMNS))
+    was_used = before.loc[both, "quarantine_reason"].isna()
+    leaks = was_used & after.loc[both, "quarantine_reason"].isin(LEAKS)
     return News(
         new=frozenset(after.index.difference(before.index)),
-        revised=frozenset(both[~same]),
+        revised=frozenset(both[~same | leaks]),
         withdrawn=frozenset(before.index.difference(after.index)),
     )
 

@@ -7,10 +7,14 @@ BC_MLFLOW_URL     MLflow's address for a browser, where that differs from MLFLOW
 AWS_*, MLFLOW_* and AIRFLOW__* belong to boto3, MLflow and Airflow, which read them themselves.
 """
 
+import getpass
 import os
+import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from bc_tasks.records import MadeWith
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +27,23 @@ def config_path() -> Path:
 def code_version() -> str:
     """Return what names this code: BC_CODE_VERSION, else e.g. `0.1.0+057b06b`, or `0.1.0+057b06b.changed`."""
     return os.environ.get("BC_CODE_VERSION") or version("bc-tasks") + _commit()
+
+
+def made_with() -> MadeWith:
+    """Return the versions that a verdict depends on."""
+    return MadeWith(
+        code_version=code_version(),
+        python=platform.python_version(),
+        numpy=version("numpy"),
+    )
+
+
+def user() -> str:
+    """Return who runs this program, as the machine knows them; empty where it doesn't, as in some pods."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def mlflow_url() -> str | None:

@@ -1,185 +1,153 @@
-"""The gate: may this challenger be registered? Pure rules over an evaluation, each with a sentence.
+"""The gate: may this challenger be registered? Pure: a case, a policy and a look at the ledger give a verdict.
 
-`RULES` is the one table of them. A rule that needs a champion is left out while there is none; the
-verdict passes when every rule that applies does.
+The same three give the same verdict to the byte, so that it can be computed again (see `replay.py`).
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from bc_tasks.config import GateConfig
-from bc_tasks.records import Evaluation, ModelScores, RuleOutcome, Verdict
+import numpy as np
+
+from bc_tasks import evidence, metrics
+from bc_tasks.config import EvidenceGrade, GateConfig
+from bc_tasks.evidence import Paired
+from bc_tasks.gate_rules import BOTH, RULES, Rule, Scene, called
+from bc_tasks.records import Case, CasePart, Gain, Look, MadeWith, Power, RuleOutcome, Verdict
+
+Kind = Literal["bootstrap", "comparison", "cannot-compare"]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a rule saw, what it required, and the sentence that a person reads."""
-
-    passed: bool
-    seen: str
-    required: str
-    sentence: str
-
-
-Check = Callable[[ModelScores, ModelScores, GateConfig], Finding]
-"""Looks at the challenger, the champion and the policy."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule of the gate."""
-
-    name: str
-    check: Check
-    needs_champion: bool = True
-
-
-def _same_ground(challenger: ModelScores, champion: ModelScores, _: GateConfig) -> Finding:
-    differing = [
-        what
-        for what, ours, theirs in (
-            ("holdout", challenger.holdout_fingerprint, champion.holdout_fingerprint),
-            ("preprocessing", challenger.spec.preprocessing_sha256, champion.spec.preprocessing_sha256),
-            ("image ids", _image_ids(challenger), _image_ids(champion)),
-        )
-        if ours != theirs
-    ]
-    passed = not differing
-    sentence = (
-        f"Both models were measured on the same {len(challenger.scores)} images, prepared alike."
-        if passed
-        else f"The two models were not measured on the same ground: {', '.join(differing)} differ."
-    )
-    return Finding(passed, ", ".join(differing) or "nothing differs", "nothing differs", sentence)
-
-
-def _image_ids(model: ModelScores) -> list[str]:
-    return sorted(score.image_id for score in model.scores)
-
-
-def _finite_scores(challenger: ModelScores, _: ModelScores, __: GateConfig) -> Finding:
-    num_images = len(challenger.scores)
-    num_bad = sum(not math.isfinite(score.probability) for score in challenger.scores)
-    sentence = (
-        f"Of the challenger's {num_images} probabilities, {num_bad} are not finite numbers."
-        if num_bad
-        else f"All of the challenger's {num_images} probabilities are finite numbers."
-    )
-    return Finding(num_bad == 0, f"{num_bad} not finite", "none", sentence)
-
-
-def _both_calls(challenger: ModelScores, _: ModelScores, __: GateConfig) -> Finding:
-    num_cancer = sum(score.probability >= challenger.spec.operating_point for score in challenger.scores)
-    num_images = len(challenger.scores)
-    passed = 0 < num_cancer < num_images
-    ending = "." if passed else ", which is no decision at all."
-    sentence = f"The challenger calls {num_cancer} of {num_images} images cancer{ending}"
-    return Finding(passed, str(num_cancer), f"1 to {num_images - 1}", sentence)
-
-
-def _floor(metric: str, policy: Callable[[GateConfig], float]) -> Check:
-    def check(challenger: ModelScores, _: ModelScores, config: GateConfig) -> Finding:
-        seen, floor = challenger.metrics[metric].value, policy(config)
-        passed = seen >= floor
-        sentence = f"{_title(metric)} {seen:.3f} is {'at or above' if passed else 'below'} the floor of {floor:.3f}."
-        return Finding(passed, f"{seen:.4f}", f">= {floor:.4f}", sentence)
-
-    return check
-
-
-def _improvement(metric: str, policy: Callable[[GateConfig], float]) -> Check:
-    def check(challenger: ModelScores, champion: ModelScores, config: GateConfig) -> Finding:
-        ours, theirs, margin = challenger.metrics[metric].value, champion.metrics[metric].value, policy(config)
-        passed = ours > theirs and _gain(ours, theirs) >= margin
-        sentence = (
-            f"{_title(metric)} went from the champion's {theirs:.3f} to {ours:.3f} ({ours - theirs:+.3f}); "
-            f"{'the policy asks' if passed else 'too little: the policy asks'} for a gain of {margin:.3f} at least."
-        )
-        return Finding(passed, f"{ours - theirs:+.4f}", f">= {margin:+.4f} and above 0", sentence)
-
-    return check
-
-
-def _specificity_kept(challenger: ModelScores, champion: ModelScores, config: GateConfig) -> Finding:
-    ours, theirs = challenger.metrics["specificity"].value, champion.metrics["specificity"].value
-    passed = _gain(theirs, ours) <= config.max_specificity_loss
-    sentence = (
-        f"Specificity went from {theirs:.3f} to {ours:.3f} ({ours - theirs:+.3f}); "
-        f"a loss of up to {config.max_specificity_loss:.3f} is allowed, so the gain "
-        f"{'was not' if passed else 'may have been'} bought by calling more images cancer."
-    )
-    return Finding(passed, f"{ours - theirs:+.4f}", f">= {-config.max_specificity_loss:+.4f}", sentence)
-
-
-def _gain(ours: float, theirs: float) -> float:
-    # Rounded, so that 0.565 - 0.560 is the 0.005 that a person reads, and not 0.004999999999999893.
-    return round(ours - theirs, 9)
-
-
-def _title(metric: str) -> str:
-    return {"f1": "F1"}.get(metric, metric.capitalize())
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("same_ground", _same_ground),
-    Rule("finite_scores", _finite_scores, needs_champion=False),
-    Rule("both_calls", _both_calls, needs_champion=False),
-    Rule("recall_floor", _floor("recall", lambda config: config.min_recall), needs_champion=False),
-    Rule("f1_floor", _floor("f1", lambda config: config.min_f1), needs_champion=False),
-    Rule("specificity_floor", _floor("specificity", lambda config: config.min_specificity), needs_champion=False),
-    Rule("recall_improves", _improvement("recall", lambda config: config.recall_margin)),
-    Rule("f1_improves", _improvement("f1", lambda config: config.f1_margin)),
-    Rule("specificity_kept", _specificity_kept),
-)
-
-
-def decide(evaluation: Evaluation, config: GateConfig) -> Verdict:
+def decide(case: Case, policy: GateConfig, look: Look, made_with: MadeWith) -> Verdict:
     """Apply every rule that applies, and say whether the challenger may be registered.
 
-    Without a champion only floors and soundness count (`bootstrap`); with a champion that could not be
+    Without a champion only soundness and floors count (`bootstrap`); with a champion that could not be
     measured nothing passes (`cannot-compare`).
     """
-    challenger, champion = evaluation.challenger, evaluation.champion
-    outcomes = [
-        _outcome(rule, challenger, champion or challenger, config)
-        for rule in RULES
-        if champion is not None or not rule.needs_champion
-    ]
-    if evaluation.champion_problem is not None:
-        outcomes.append(_no_comparison(evaluation.champion_problem))
-    passed = all(outcome.passed for outcome in outcomes)
-    kind = _kind(evaluation)
+    champion = case.champion if case.champion and case.champion.probabilities else None
+    gains = _gains(case, champion, policy, look) if champion else {}
+    scene = Scene(
+        case=case,
+        policy=policy,
+        challenger=_metrics(case, case.challenger),
+        champion=_metrics(case, champion),
+        first_champion=_metrics(case, case.first_champion),
+        gains=gains,
+        grade=_grade(gains),
+    )
+    outcomes = [_outcome(rule, scene) for rule in RULES if rule.applies(scene)]
+    if case.champion_problem is not None:
+        outcomes.append(_no_comparison(case.champion_problem))
+    passed, kind = all(outcome.passed for outcome in outcomes), _kind(case)
+    measured = {"challenger": scene.challenger, "champion": scene.champion, "first champion": scene.first_champion}
     return Verdict(
         passed=passed,
         kind=kind,
+        grade=scene.grade if gains else None,
         rules=tuple(outcomes),
-        summary=_summary(passed, kind, evaluation, outcomes),
-        dry_run=config.dry_run,
+        summary=_summary(passed, kind, scene, outcomes),
+        notes=tuple(_notes(scene, look, outcomes)),
+        dry_run=policy.dry_run,
+        metrics={name: dict(values) for name, values in measured.items() if values},
+        gains=gains,
+        power=_power(case, policy, gains),
+        policy=policy,
+        look=look,
+        case=case,
+        made_with=made_with,
     )
 
 
-def _kind(evaluation: Evaluation) -> Literal["bootstrap", "comparison", "cannot-compare"]:
-    if evaluation.champion_problem is not None:
+def _metrics(case: Case, model: CasePart | None) -> Mapping[str, float]:
+    if model is None or not model.probabilities:
+        return {}
+    return metrics.summarise(case.labels, model.probabilities, model.operating_point)
+
+
+def _gains(case: Case, champion: CasePart, policy: GateConfig, look: Look) -> dict[str, Gain]:
+    """Return the gain in each metric of the calls, bounded from below; none where a score is no number."""
+    ours, theirs = _metrics(case, case.challenger), _metrics(case, champion)
+    if not np.isfinite([*case.challenger.probabilities, *champion.probabilities]).all():
+        return {}
+    resampled = evidence.differences(_paired(case, champion), num_resamples=policy.num_resamples, seed=case.seed)
+    gains = {}
+    for name, values in resampled.items():
+        observed = ours[name] - theirs[name]
+        gains[name] = Gain(
+            value=observed,
+            standard_error=evidence.standard_error(values),
+            nightly_bound=evidence.lower_bound(observed, values, policy.nightly_error),
+            ledger_bound=evidence.lower_bound(observed, values, look.error) if look.error else None,
+        )
+    return gains
+
+
+def _paired(case: Case, champion: CasePart | None) -> Paired:
+    """Return the calls of both; without a champion, beside one that never finds anything."""
+    ours = called(case.challenger)
+    return Paired(
+        labels=np.asarray(case.labels),
+        patients=np.asarray(case.patients),
+        ours=ours,
+        theirs=called(champion) if champion else np.zeros_like(ours),
+    )
+
+
+def _grade(gains: Mapping[str, Gain]) -> EvidenceGrade:
+    both = [gains[name] for name in BOTH if name in gains]
+    if not both or min(gain.nightly_bound for gain in both) <= 0:
+        return "unproven"
+    confirmed = all(gain.ledger_bound is not None and gain.ledger_bound > 0 for gain in both)
+    return "confirmed" if confirmed else "suggestive"
+
+
+def _power(case: Case, policy: GateConfig, gains: Mapping[str, Gain]) -> Power:
+    """Say how small a true gain in recall could be seen, given how much it scatters here.
+
+    It is a rule of thumb: F1 has to improve too, and with few images calls are coarse. Where there is no champion, or
+    both call alike, two models are taken to be half correlated: their difference then scatters as much as one recall.
+    """
+    spread = gains["recall"].standard_error if "recall" in gains else 0.0
+    if spread == 0.0:
+        alone = evidence.differences(_paired(case, None), num_resamples=policy.num_resamples, seed=case.seed)
+        spread = evidence.standard_error(alone["recall"])
+    error = policy.total_error / policy.expected_looks if policy.evidence == "confirmed" else policy.nightly_error
+    smallest = evidence.detectable_gain(spread, error)
+    num_positives, num_patients = sum(case.labels), len(set(case.patients))
+    grade = "confirmed" if policy.evidence == "confirmed" else "suggestive"
+    return Power(
+        num_positives=num_positives,
+        num_patients=num_patients,
+        detectable_gain=smallest,
+        sentence=f"This holdout ({num_positives:,} images with cancer, {num_patients:,} patients) sees a true gain in "
+        f"recall of {smallest:.3f} as {grade} about four times in five, and smaller ones less often; the policy asks "
+        f"for {policy.recall_margin:.3f}.",
+    )
+
+
+def _kind(case: Case) -> Kind:
+    if case.champion_problem is not None:
         return "cannot-compare"
-    return "bootstrap" if evaluation.champion is None else "comparison"
+    return "bootstrap" if case.champion is None else "comparison"
 
 
-def _outcome(rule: Rule, challenger: ModelScores, champion: ModelScores, config: GateConfig) -> RuleOutcome:
-    finding = rule.check(challenger, champion, config)
+def _outcome(rule: Rule, scene: Scene) -> RuleOutcome:
+    finding = rule.check(scene)
     return RuleOutcome(
         rule=rule.name,
         passed=finding.passed,
         seen=finding.seen,
         required=finding.required,
         sentence=finding.sentence,
+        too_few=finding.too_few,
     )
+
+
+CHAMPION_MEASURED = "champion_measured"
 
 
 def _no_comparison(problem: str) -> RuleOutcome:
     return RuleOutcome(
-        rule="champion_measured",
+        rule=CHAMPION_MEASURED,
         passed=False,
         seen=problem,
         required="the champion, measured on the same holdout",
@@ -187,15 +155,45 @@ def _no_comparison(problem: str) -> RuleOutcome:
     )
 
 
-def _summary(passed: bool, kind: str, evaluation: Evaluation, outcomes: Sequence[RuleOutcome]) -> str:
-    metrics = evaluation.challenger.metrics
-    measured = f"recall {metrics['recall'].value:.3f}, F1 {metrics['f1'].value:.3f}"
-    if passed:
-        against = (
-            "the first model: a person must promote it"
-            if kind == "bootstrap"
-            else f"better than the champion (version {evaluation.champion_version})"
+def may_be_overridden(verdict: Verdict) -> bool:
+    """Say whether the only thing against a challenger is that its champion could not be measured."""
+    return _failed(verdict.rules) == {CHAMPION_MEASURED}
+
+
+def _failed(outcomes: Sequence[RuleOutcome]) -> set[str]:
+    return {outcome.rule for outcome in outcomes if not outcome.passed}
+
+
+def _notes(scene: Scene, look: Look, outcomes: Sequence[RuleOutcome]) -> Iterator[str]:
+    case, policy = scene.case, scene.policy
+    if case.other_versions and case.champion is None and case.champion_problem is None:
+        yield (
+            f"Versions exist ({', '.join(case.other_versions)}), but none is champion, so this one was compared with "
+            "none of them: a person should promote one."
         )
-        return f"Passed: {evaluation.challenger_backbone} with {measured}, {against}."
+    yield (
+        f"This is look {look.number:,} at this holdout; {look.spent:.4f} of its error budget of "
+        f"{look.total_error:.4f} is spent."
+    )
+    if case.champion is not None and look.error == 0:
+        yield "The holdout is worn out: no gain can be confirmed on it any more. Make a new one, of new patients."
+    everything = 2 * sum(case.labels) / (len(case.labels) + sum(case.labels))
+    if scene.challenger["f1"] <= everything:
+        yield f"Calling every image cancer would have F1 {everything:.3f} here: this model has no more."
+    if too_few := [name for outcome in outcomes for name in outcome.too_few]:
+        yield f"Too few images to say: {', '.join(too_few)}."
+    if _failed(outcomes) == {CHAMPION_MEASURED} and not policy.dry_run:
+        yield f"A person may register it all the same, and says why: bc override {look.run_uri} --reason ..."
+
+
+def _summary(passed: bool, kind: Kind, scene: Scene, outcomes: Sequence[RuleOutcome]) -> str:
+    case, ours = scene.case, scene.challenger
+    measured = f"{case.challenger_backbone} with recall {ours['recall']:.3f}, F1 {ours['f1']:.3f}"
+    if passed and kind == "bootstrap":
+        first = "the first with no champion to beat" if case.other_versions else "the first model"
+        return f"Passed: {measured}, {first}: a person must promote it."
+    if passed:
+        against = f"better than the champion (version {case.champion_version})"
+        return f"Passed: {measured}, {against}; the evidence is {scene.grade}."
     reasons = " ".join(outcome.sentence for outcome in outcomes if not outcome.passed)
-    return f"Rejected: {evaluation.challenger_backbone} with {measured}. {reasons}"
+    return f"Rejected: {measured}. {reasons}"

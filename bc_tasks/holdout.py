@@ -54,6 +54,15 @@ class Holdout:
         """Pictures that must never be trained or tuned on, whatever file and patient they claim to be of."""
         return frozenset(self.manifest["pixel_sha256"])
 
+    def holds(self, rows: pd.DataFrame) -> "pd.Series[bool]":
+        """Say which of a manifest's rows are its images, or show its patients or pictures under whatever name."""
+        return (
+            rows["image_id"].isin(set(self.manifest["image_id"]))
+            | rows["patient_id"].isin(self.patient_ids)
+            | rows["source_stem"].isin(self.source_stems)
+            | rows["pixel_sha256"].isin(self.pixel_digests)
+        )
+
 
 def folder_uri(data_uri: str) -> str:
     """Return where the holdout lives."""

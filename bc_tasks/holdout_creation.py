@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from bc_tasks import delta, holdout, identity, inbox, intake, manifest
+from bc_tasks import delta, holdout, identity, inbox, intake, manifest, withdrawals, withholding
 from bc_tasks.config import RunConfig, ValidationConfig
 from bc_tasks.errors import ConfigError, DataError
 from bc_tasks.holdout import Holdout
@@ -41,7 +41,8 @@ def create(storage: Storage, config: RunConfig, choice: Choice, *, now: datetime
         raise ConfigError(f"batch {choice.batch or '(any)'} is not in the inbox; waiting: {list(seen.waiting_batches)}")
     to_read = delta.compare(rows, (), manifest.empty()).to_read
     read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
-    usable = manifest.usable(identity.separate(identity.complete(read), manifest.empty()))
+    allowed = withholding.hold_back(identity.complete(read), withdrawals.known(storage, config.data_uri))
+    usable = manifest.usable(identity.separate(allowed, manifest.empty()))
     if usable.empty:
         raise DataError("no image of the inbox can be used; see their reasons with a night's run")
     images = _sound(usable.assign(split=Split.HOLDOUT.value), config.validation)

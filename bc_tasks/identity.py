@@ -30,7 +30,7 @@ def separate(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """
     result = rows.copy()
     _mark(result, _with_both_labels(result), QuarantineReason.CONFLICTING_LABELS, "the same picture has both labels")
-    order = _earliest_first(result, base)
+    order = earliest_first(result, base)
     for column, reason, detail in COPIES:
         usable = result.loc[order][result.loc[order, "quarantine_reason"].isna()]
         _mark(result, usable.index[usable[column].duplicated()], reason, detail)
@@ -43,7 +43,7 @@ def _with_both_labels(rows: pd.DataFrame) -> pd.Index:
     return usable.index[num_labels > 1]
 
 
-def _earliest_first(rows: pd.DataFrame, base: pd.DataFrame) -> pd.Index:
+def earliest_first(rows: pd.DataFrame, base: pd.DataFrame) -> pd.Index:
     """Order rows by whether they stood before with these bytes, stood before with others, or are new; then by key."""
     failed = base["quarantine_reason"] == QuarantineReason.FAILED_EXPECTATION  # may be mended, and is no copy
     stood = base[base["quarantine_reason"].isna() | failed.fillna(False)]

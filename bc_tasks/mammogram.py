@@ -82,5 +82,27 @@ class QuarantineReason(StrEnum):
     # Compared with the other images.
     DUPLICATE_CONTENT = "duplicate_content"
     DUPLICATE_IMAGE_ID = "duplicate_image_id"
+    # Leaks: with it, a model would learn what it is measured or tuned on.
+    HOLDOUT_PATIENT = "holdout_patient"
+    HOLDOUT_SOURCE = "holdout_source"
+    HOLDOUT_PIXELS = "holdout_pixels"
+    HOLDOUT_NEAR_COPY = "holdout_near_copy"
+    SPLIT_NEAR_COPY = "split_near_copy"
+    # Of a patient who was withdrawn: no fault of the image.
+    WITHDRAWN_PATIENT = "withdrawn_patient"
     # Found by validation.
     FAILED_EXPECTATION = "failed_expectation"
+
+
+DISGUISED_LEAKS = frozenset(
+    {
+        QuarantineReason.HOLDOUT_SOURCE,
+        QuarantineReason.HOLDOUT_PIXELS,
+        QuarantineReason.HOLDOUT_NEAR_COPY,
+        QuarantineReason.SPLIT_NEAR_COPY,
+    }
+)
+"""Pictures that are known already, under the name of somebody else."""
+
+LEAKS = DISGUISED_LEAKS | {QuarantineReason.HOLDOUT_PATIENT}
+"""All leaks; that a patient of the holdout comes again is routine."""

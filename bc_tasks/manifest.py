@@ -5,6 +5,7 @@ through `conform`, so that a column is added in this table and nowhere else.
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("black_share", "Float64", False, "share of those pixels that are (nearly) black, 0 to 1"),
     Column("shard_key", "string", False, "pixel shard that holds the pixels, below the data root"),
     Column("shard_row", "Int64", False, "row of the image in that shard"),
+    Column(
+        "near_copies",
+        "string",
+        False,
+        "pictures that this one is a copy of, as JSON {pixel_sha256: how}; null: unsought",
+    ),
+    Column("near_copies_version", "string", False, "the version of `bc_tasks.near_copies` that sought them"),
     Column("quarantine_reason", "string", False, "a QuarantineReason; null where the image is used"),
     Column("quarantine_detail", "string", False, "what was seen, in a few words"),
 )
@@ -105,6 +113,19 @@ def to_parquet(manifest: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     conform(manifest).to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
+
+
+def of_patient(data: bytes, patient_id: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read these columns of one patient's rows, and no other column of the manifest but the patient's.
+
+    Raises:
+        DataError: these bytes are no manifest.
+    """
+    try:
+        mine = [("patient_id", "==", patient_id)]
+        return pd.read_parquet(io.BytesIO(data), columns=list(columns), filters=mine)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"not a Parquet manifest: {error}") from error
 
 
 def from_parquet(data: bytes) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bc_tasks.config import BackboneName, RunConfig
+from bc_tasks.config import BackboneName, EvidenceGrade, GateConfig, OperatingPointPolicy, RunConfig
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -21,10 +21,15 @@ class Record(Part):
 
     step: ClassVar[str]
 
+    @classmethod
+    def usual_name(cls) -> str:
+        """The object name of such a record below the run's URI, where the step leaves one only."""
+        return f"{cls.step}.json"
+
     @property
     def file_name(self) -> str:
-        """The record's object name below the run's URI."""
-        return f"{self.step}.json"
+        """This record's object name below the run's URI."""
+        return self.usual_name()
 
 
 class Run(Record):
@@ -85,6 +90,28 @@ class Snapshot(Record):
         return self.has_changes or self.base_is_unfinished
 
 
+class Leak(Part):
+    """An image that ingest set aside, because a model would learn from it what it is measured or tuned on."""
+
+    reason: str = Field(description="a QuarantineReason")
+    key: str
+    image_id: str
+    detail: str = Field(description="what was seen, as the manifest says it; names patients")
+    other_image_id: str = Field("", description="the image that it shows; empty where only the patient is the same")
+    other_pixel_sha256: str = ""
+    transform: str = Field("", description="how it differs from the other image, in a few words")
+    thumbnail: str = Field("", description="a small JPEG in base64; only of the first near copies")
+    other_thumbnail: str = ""
+
+
+class Leaks(Record):
+    """Tonight's leaks, for the page that validation makes; ingest writes them before its own record."""
+
+    step: ClassVar[str] = "leaks"
+
+    leaks: tuple[Leak, ...]
+
+
 class ExpectationOutcome(Part):
     """One expectation, and what was seen of it."""
 
@@ -107,6 +134,7 @@ class ValidationReport(Record):
     expectations: tuple[ExpectationOutcome, ...]
     num_quarantined: int = Field(description="images that this validation set aside, in the whole snapshot")
     bad_share: float = Field(description="of the night's new and revised images, those quarantined by ingest or here")
+    leak_share: float = Field(0.0, description="of the same images, those that are known pictures under other names")
     data_docs_uri: str
 
 
@@ -144,15 +172,43 @@ class ModelSpec(Part):
     crop_to_breast: bool
     correct_inverted: bool
     operating_point: float = Field(ge=0, le=1, description="called cancer from this probability on; fitted on tuning")
+    temperature: float = Field(
+        1.0, gt=0, description="the probability is expit(logit / temperature) of the network's; fitted on tuning"
+    )
 
 
 class Environment(Part):
-    """Where a model was made."""
+    """Where a model was made; on a CPU all of it, with the same records, gives the same weights to the bit."""
 
     python: str
     platform: str
     device: str
+    num_threads: int = Field(0, description="that a CPU's sums were divided among; 0: not noted then")
+    instruction_set: str = Field("", description="of the CPU, as torch uses it, e.g. AVX2; empty: not noted then")
     packages: dict[str, str]
+
+
+class Calibration(Part):
+    """A temperature, and how far probabilities were from shares of cancer on the images that it was fitted on."""
+
+    temperature: float = Field(gt=0, description="1: the probabilities are the network's own")
+    log_loss_before: float = Field(description="in nats")
+    log_loss_after: float
+    error_before: float = Field(description="expected calibration error, 0 to 1")
+    error_after: float
+    num_images: int
+    note: str = Field(description="why the temperature is 1, or what else is odd; empty: nothing")
+
+
+NOT_CALIBRATED = Calibration(
+    temperature=1.0,
+    log_loss_before=float("nan"),
+    log_loss_after=float("nan"),
+    error_before=float("nan"),
+    error_after=float("nan"),
+    num_images=0,
+    note="the model is older than calibration",
+)
 
 
 class TrainedModel(Record):
@@ -170,6 +226,9 @@ class TrainedModel(Record):
     num_epochs: int
     best_epoch: int
     tuning_metrics: dict[str, float]
+    calibration: Calibration = NOT_CALIBRATED
+    operating_point_policy: OperatingPointPolicy = "best_f1"
+    operating_point_reached: str = Field("", description="what the policy found on tuning, in a sentence")
     started_from: str = Field(description="where its first weights came from")
     seed: int
     environment: Environment
@@ -193,6 +252,11 @@ class ScoredImage(Part):
     patient_id: str
     label: int
     probability: float
+    laterality: str | None = None
+    view: str | None = None
+    site_id: str | None = None
+    machine_id: str | None = None
+    density: str | None = None
 
 
 class ModelScores(Part):
@@ -203,8 +267,20 @@ class ModelScores(Part):
     spec: ModelSpec
     holdout_fingerprint: Sha256
     scores: tuple[ScoredImage, ...]
-    metrics: dict[str, Interval]
+    metrics: dict[str, Interval] = Field(description="of single images")
+    by_breast: dict[str, Interval] = Field({}, description="of breasts, each by the highest of its probabilities")
+    by_patient: dict[str, Interval] = Field({}, description="of patients, likewise")
     confusion: ConfusionMatrix
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Each metric and its bounds by its name in MLflow, e.g. `holdout_recall`, `holdout_breast_recall_low`."""
+        return {
+            f"holdout_{unit}{name}{ending}": value
+            for unit, metrics in (("", self.metrics), ("breast_", self.by_breast), ("patient_", self.by_patient))
+            for name, metric in metrics.items()
+            for ending, value in (("", metric.value), ("_low", metric.low), ("_high", metric.high))
+        }
 
 
 class Evaluation(Record):
@@ -219,6 +295,57 @@ class Evaluation(Record):
     champion_version: str | None = Field(description="its version in the registry; None: there is no champion")
     champion_problem: str | None = Field(description="why the champion could not be measured, if there is one")
     ranking: dict[str, float] = Field(description="the tuning score of each backbone that was trained")
+    other_versions: tuple[str, ...] = Field((), description="versions in the registry, where none of them is champion")
+
+
+class CasePart(Part):
+    """One model on the holdout, as the gate sees it."""
+
+    name: str
+    weights_sha256: Sha256
+    preprocessing_sha256: Sha256
+    holdout_fingerprint: Sha256
+    images_sha256: Sha256 = Field(description="of the ids and labels of the images that it was measured on")
+    operating_point: float
+    probabilities: tuple[float, ...] = Field(
+        description="of cancer, by image id; empty where the images are others than the challenger's"
+    )
+
+
+class Case(Part):
+    """All that the gate decides on, without ids of patients or images.
+
+    Images are in the order of their ids; patients are numbered in the order of theirs. So who has the holdout can
+    name each, and nobody else.
+    """
+
+    challenger_backbone: BackboneName
+    challenger: CasePart
+    champion: CasePart | None
+    champion_version: str | None
+    champion_problem: str | None
+    first_champion: CasePart | None = Field(description="of this holdout; None: it is the champion, or there is none")
+    other_versions: tuple[str, ...] = Field(description="versions in the registry, where none of them is champion")
+    labels: tuple[int, ...]
+    patients: tuple[int, ...]
+    subgroups: dict[str, tuple[str | None, ...]] = Field(description="of each image, by column")
+    seed: int = Field(description="of the resamples")
+
+
+class Look(Record):
+    """One look at a holdout, in its ledger: how much error of the budget it spends."""
+
+    step: ClassVar[str] = "look"
+
+    number: int = Field(ge=1)
+    holdout_fingerprint: Sha256
+    run_uri: str
+    looked_at: datetime
+    champion_version: str | None
+    error: float = Field(ge=0, description="what this look may spend; 0: nothing was compared, or nothing is left")
+    spent: float = Field(ge=0, description="by all looks up to this one")
+    total_error: float = Field(description="the policy's budget that night")
+    expected_looks: int
 
 
 class RuleOutcome(Part):
@@ -229,18 +356,70 @@ class RuleOutcome(Part):
     seen: str
     required: str
     sentence: str
+    too_few: tuple[str, ...] = Field((), description="groups with too few images to say")
+
+
+class Gain(Part):
+    """What the challenger has more than the champion in one metric, and how sure that is."""
+
+    value: float
+    standard_error: float
+    nightly_bound: float = Field(description="one-sided lower bound at gate.nightly_error")
+    ledger_bound: float | None = Field(description="the same at the error that the ledger gave; None: it gave none")
+
+
+class Power(Part):
+    """How small a true gain this holdout can see."""
+
+    num_positives: int = Field(description="images with cancer")
+    num_patients: int
+    detectable_gain: float = Field(description="in recall, seen about four times in five at the policy's grade")
+    sentence: str
+
+
+class MadeWith(Part):
+    """The versions that a verdict was computed with."""
+
+    code_version: str
+    python: str
+    numpy: str
 
 
 class Verdict(Record):
-    """Whether the challenger may be registered, and why."""
+    """Whether the challenger may be registered, and why; with all that it takes to compute it again."""
 
     step: ClassVar[str] = "gate"
 
     passed: bool
     kind: Literal["bootstrap", "comparison", "cannot-compare"]
+    grade: EvidenceGrade | None = Field(description="of the evidence; None: nothing was compared")
     rules: tuple[RuleOutcome, ...]
     summary: str
+    notes: tuple[str, ...] = Field(description="what a reviewer should know beside the rules, a sentence each")
     dry_run: bool
+    metrics: dict[str, dict[str, float]] = Field(description="by model, of the calls and probabilities")
+    gains: dict[str, Gain]
+    power: Power
+    policy: GateConfig
+    look: Look
+    case: Case
+    made_with: MadeWith
+
+    @classmethod
+    def usual_name(cls) -> str:
+        """`verdict.json`, by which auditors know it."""
+        return "verdict.json"
+
+
+class Override(Record):
+    """A person's word that a challenger may be registered although its champion could not be measured."""
+
+    step: ClassVar[str] = "override"
+
+    by: str
+    at: datetime
+    reason: str = Field(min_length=1)
+    verdict_sha256: Sha256
 
 
 class RegisteredModel(Record):

@@ -29,7 +29,7 @@ def read(storage: Storage, run_uri: str, kind: type[R], file_name: str | None = 
         RecordMissing: the step has not finished.
         DataError: what is there is no such record.
     """
-    name = file_name or f"{kind.step}.json"
+    name = file_name or kind.usual_name()
     try:
         data = storage.read(join(run_uri, name))
     except ObjectNotFound as error:

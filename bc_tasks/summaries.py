@@ -1,9 +1,13 @@
 """What each record says, in a few lines for a log or a terminal."""
 
+from collections.abc import Mapping
 from functools import singledispatch
 
+from bc_tasks import grouping
 from bc_tasks.records import (
+    Calibration,
     Evaluation,
+    Interval,
     ModelScores,
     Record,
     RegisteredModel,
@@ -46,7 +50,7 @@ def _counts(snapshot: Snapshot) -> str:
 def _(record: ValidationReport) -> str:
     return (
         f"all {len(record.expectations)} expectations hold or cost few images: {record.num_quarantined} quarantined, "
-        f"{record.bad_share:.1%} of tonight's are bad\n"
+        f"{record.bad_share:.1%} of tonight's are bad, {record.leak_share:.1%} are leaks\n"
         f"snapshot {record.snapshot.number} committed: {_counts(record.snapshot)}\nData Docs: {record.data_docs_uri}"
     )
 
@@ -58,7 +62,17 @@ def _(record: TrainedModel) -> str:
         f"{record.spec.backbone}: best epoch {record.best_epoch} of {record.num_epochs}, "
         f"{record.num_training_images} training images, {record.seconds:.0f} s\n"
         f"tuning ({record.num_tuning_images} images): {tuning}\n"
-        f"operating point {record.spec.operating_point:.3f}, weights {record.weights_uri}"
+        f"{_calibrated(record.calibration)}\n"
+        f"operating point {record.spec.operating_point:.3f} ({record.operating_point_policy}): "
+        f"{record.operating_point_reached}\nweights {record.weights_uri}"
+    )
+
+
+def _calibrated(scale: Calibration) -> str:
+    return (
+        f"temperature {scale.temperature:.3f}{f' ({scale.note})' if scale.note else ''}: log loss "
+        f"{scale.log_loss_before:.3f} to {scale.log_loss_after:.3f}, "
+        f"calibration error {scale.error_before:.3f} to {scale.error_after:.3f}"
     )
 
 
@@ -71,14 +85,23 @@ def _(record: Evaluation) -> str:
 
 
 def _measured(model: ModelScores) -> str:
-    values = ", ".join(f"{name} {m.value:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in model.metrics.items())
-    return f"{model.name} on {len(model.scores)} holdout images: {values}"
+    breasts, patients = grouping.by_breast(model.scores), grouping.by_patient(model.scores)
+    lines = [
+        f"{model.name} on {len(model.scores)} holdout images: {_figures(model.metrics)}",
+        f"  by breast ({len(breasts)}; images of an unknown side: {breasts.num_left_out}): {_figures(model.by_breast)}",
+        f"  by patient ({len(patients)}): {_figures(model.by_patient)}",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(metrics: Mapping[str, Interval]) -> str:
+    return ", ".join(f"{name} {m.value:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in metrics.items()) or "none"
 
 
 @summarise.register
 def _(record: Verdict) -> str:
     rules = [f"  {'ok  ' if rule.passed else 'FAIL'} {rule.rule}: {rule.sentence}" for rule in record.rules]
-    return "\n".join([record.summary, *rules])
+    return "\n".join([record.summary, *rules, record.power.sentence, *record.notes])
 
 
 @summarise.register

@@ -96,7 +96,7 @@ def _deliver(storage: Storage, folder: Path, first: int, num_images: int) -> Non
         for phantom in islice(phantoms.make_patients(NUM_PHANTOMS, seed=1, size_px=JPEG_PX), NUM_PHANTOMS)
     ]
     for number in range(first, first + num_images):
-        path = folder / str(number % 2) / f"{number // 3}_{number}_png.jpg"
+        path = folder / str(number % 2) / f"{number % NUM_PHANTOMS}_{number}_png.jpg"  # copies are of one patient
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_dimmed(pictures[number % NUM_PHANTOMS], number)).convert("RGB").save(path, quality=94)
     storage.upload_folder(folder, join(DATA_URI, "inbox", folder.name))

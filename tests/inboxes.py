@@ -22,11 +22,16 @@ from bc_tasks.errors import BcError
 from bc_tasks.holdout import Holdout
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.records import Snapshot
+from bc_tasks.shards import pack
 from bc_tasks.steps import ingest, start
 from bc_tasks.storage import Storage, StoredObject, join, open_storage
 
 NOW = datetime.now(UTC) + timedelta(hours=1)
 """Later than all that the tests upload, so that every batch has settled."""
+
+
+MADE_UP_SHARD = "made-up/0.npy"
+"""The pixels of a made-up holdout, which nobody copies."""
 
 
 @cache
@@ -36,13 +41,12 @@ def local_storage() -> Storage:
 
 
 def picture(seed: int, *, file_format: str = "JPEG", size_px: int = 80) -> bytes:
-    """Return an image of a bright half disc on black, as no other seed gives it."""
-    generator = np.random.default_rng(seed)
-    y, x = np.mgrid[:size_px, :size_px]
-    inside = x**2 + (y - size_px / 2) ** 2 < (size_px * 0.45) ** 2
-    blocks = np.kron(generator.integers(60, 200, (5, 5)), np.ones((size_px // 5, size_px // 5)))
+    """Return an image of bright spots on black, as no other seed gives it, nor anything like it."""
+    y, x = np.mgrid[:size_px, :size_px] / size_px
+    spots = np.random.default_rng(seed).uniform((0.1, 0.1, 0.02, 40), (0.9, 0.9, 0.12, 120), (40, 4))
+    grey = sum(value * np.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * r**2)) for a, b, r, value in spots)
     buffer = io.BytesIO()
-    Image.fromarray(np.where(inside, blocks, 0).astype(np.uint8)).save(buffer, file_format, quality=95)
+    Image.fromarray(np.clip(grey - 20, 0, 255).astype(np.uint8)).save(buffer, file_format, quality=95)
     return buffer.getvalue()
 
 
@@ -106,6 +110,8 @@ class Hospital:
 
     def fix_holdout(self, patient_id: str = "nobody", **facts: str) -> Holdout:
         """Fix a holdout of two made-up images of one patient; `facts` are of the first."""
+        noise = np.random.default_rng(0).integers(0, 255, (2, 64, 64), dtype=np.uint8)
+        self.storage.write(join(self.data_uri, MADE_UP_SHARD), pack(list(noise)))
         rows = [_holdout_row(patient_id, 0) | facts, _holdout_row(patient_id, 1)]
         digest = preprocessing_sha256(self.config.ingest.pixels)
         return holdout.save(self.storage, self.data_uri, pd.DataFrame(rows), digest, NOW)
@@ -167,7 +173,7 @@ def _holdout_row(patient_id: str, label: int) -> dict[str, object]:
         "patient_id": patient_id,
         "source_stem": name,
         "label": label,
-        "shard_key": "pixels/0/0.npy",
+        "shard_key": MADE_UP_SHARD,
         "shard_row": label,
     }
 

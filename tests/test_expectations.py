@@ -14,9 +14,9 @@ from manifests import make_manifest
 
 from bc_tasks import manifest
 from bc_tasks.config import ValidationConfig
-from bc_tasks.expectations import EXPECTATIONS, Findings, check, scopes
+from bc_tasks.expectations import EXPECTATIONS, Findings, check, page, scopes
 from bc_tasks.expectations.scopes import IMAGE, MANIFEST
-from bc_tasks.records import ExpectationOutcome
+from bc_tasks.records import ExpectationOutcome, Leak
 
 NUM_IMAGES = 300
 
@@ -124,6 +124,9 @@ SPOILED_WHOLES: dict[str, World] = {
     "machine_shares_steady": changed(SOUND, "machine_id", "machine-9", lambda rows: rows.index >= 200),
     "few_bad": changed(
         SOUND, "quarantine_reason", "truncated", lambda rows: rows["image_id"].isin(["image-280", "image-290"])
+    ),
+    "few_leaks": changed(
+        SOUND, "quarantine_reason", "split_near_copy", lambda rows: rows["image_id"].isin(["image-280", "image-290"])
     ),
 }
 """For each expectation about the whole: a night that breaks this expectation and no other."""
@@ -318,3 +321,39 @@ def _refuse(*_: object) -> None:
 def test_a_copy_of_a_picture_that_is_there_already_is_no_bad_image() -> None:
     rows = make_manifest(4).assign(quarantine_reason=[None, "duplicate_content", "truncated", "conflicting_labels"])
     assert scopes.is_bad(rows).tolist() == [False, False, True, True]
+
+
+def test_leaks_are_counted_on_their_own_and_a_holdouts_patient_who_comes_again_not_at_all() -> None:
+    rows = make_manifest(3).assign(quarantine_reason=["holdout_near_copy", "holdout_patient", None])
+    assert scopes.is_bad(rows).tolist() == [False, False, False]
+    assert scopes.is_leak(rows).tolist() == [True, False, False]
+
+
+LEAK = Leak(
+    reason="holdout_near_copy",
+    key="inbox/b/<i>1</i>.jpg",
+    image_id="image-1",
+    detail="a near copy (mirrored) of holdout image image-2 of patient Jane",
+    other_image_id="image-2",
+    transform="mirrored",
+    thumbnail="QUJD",
+    other_thumbnail="REVG",
+)
+
+
+def test_data_docs_show_leaks_in_pairs_and_name_no_patient(tmp_path: Path) -> None:
+    unseen = LEAK.model_copy(update={"reason": "holdout_pixels", "thumbnail": "", "other_thumbnail": ""})
+    routine = LEAK.model_copy(update={"reason": "holdout_patient", "key": "routine"})
+    page.write(tmp_path / "page.html", "A night", {}, (LEAK, *[unseen] * 60, routine))
+    text = (tmp_path / "page.html").read_text()
+    assert re.findall(r'src="([^"]*)"', text) == ["data:image/jpeg;base64,QUJD", "data:image/jpeg;base64,REVG"]
+    assert "image-1<span>inbox/b/&lt;i&gt;1&lt;/i&gt;.jpg</span>" in text
+    assert "image-2<span>near copy, of the holdout: mirrored</span>" in text
+    assert "The first 50 of 61; the manifest has all." in text
+    assert "1 further images of patients who are in the holdout" in text
+    assert "routine</span>" not in text
+    assert "Jane" not in text
+
+
+def test_data_docs_of_a_night_without_leaks_speak_of_none(hostile_night: tuple[Findings, str]) -> None:
+    assert "Leaks" not in hostile_night[1]

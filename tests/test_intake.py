@@ -18,6 +18,8 @@ from PIL import Image
 from bc_tasks import intake, manifest, shards
 from bc_tasks.config import IngestConfig, PixelsConfig
 from bc_tasks.errors import InfrastructureError
+from bc_tasks.leaks import feature_store
+from bc_tasks.near_copies import Features, extract
 from bc_tasks.pixels import decode
 from bc_tasks.storage import Storage, StoredObject, join
 
@@ -93,6 +95,36 @@ def test_reading_again_writes_no_shard_anew(file_data_uri: str, executor: Execut
     again = _read(file_data_uri, contents, executor)
     assert _shards(file_data_uri) == before
     pd.testing.assert_frame_equal(again, first)
+
+
+def _features(uri: str, row: Any, executor: Executor) -> Features:
+    return feature_store.load(local_storage(), uri, row["shard_key"], executor)[row["shard_row"]]
+
+
+def test_each_images_features_lie_beside_its_pixels(file_data_uri: str, executor: Executor) -> None:
+    rows = _read(file_data_uri, {f"{number}.jpg": picture(number) for number in range(6)}, executor)
+    stored = {item.uri for item in local_storage().list(join(file_data_uri, "near-copies"))}
+    assert stored == {join(file_data_uri, feature_store.key_of(key)) for key in set(rows["shard_key"])}
+    for _, row in rows.iterrows():
+        features, wanted = _features(file_data_uri, row, executor), extract(_pixels(file_data_uri, row))
+        assert len(features.points) > 10
+        assert np.array_equal(features.points, wanted.points)
+        assert np.array_equal(features.descriptors, wanted.descriptors)
+
+
+def test_features_that_an_older_version_did_not_store_are_extracted_once(
+    file_data_uri: str, executor: Executor
+) -> None:
+    rows = _read(file_data_uri, {f"{number}.jpg": picture(number) for number in range(6)}, executor)
+    before = [_features(file_data_uri, row, executor) for _, row in rows.iterrows()]
+    (first, *_) = stored = local_storage().list(join(file_data_uri, "near-copies"))
+    local_storage().delete(first.uri)
+    for features, (_, row) in zip(before, rows.iterrows(), strict=True):
+        assert np.array_equal(_features(file_data_uri, row, executor).descriptors, features.descriptors)
+    again = local_storage().list(join(file_data_uri, "near-copies"))
+    assert [item.uri for item in again] == [item.uri for item in stored]
+    local_storage().delete(join(file_data_uri, rows["shard_key"][0]))  # not needed any more
+    assert len(_features(file_data_uri, rows.iloc[0], executor).points) > 10
 
 
 def test_other_preparation_goes_into_other_shards(file_data_uri: str, executor: Executor) -> None:

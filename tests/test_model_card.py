@@ -6,7 +6,7 @@ import pytest
 from night_records import make_night
 
 from bc_tasks.config import RegistryConfig
-from bc_tasks.records import Interval
+from bc_tasks.records import Interval, TrainedModel
 from bc_tasks.tracking.model_card import Night, describe_model, describe_version
 
 REGISTRY = RegistryConfig(model_name="classifier", champion_alias="best", challenger_alias="newest")
@@ -34,7 +34,7 @@ def test_a_version_is_shown_beside_the_champion_it_was_measured_against(weights:
     night = _night(weights, champion_version="3")
     assert night.evaluation.champion is not None
     ours, theirs = night.evaluation.challenger.metrics["recall"], night.evaluation.champion.metrics["recall"]
-    [row] = [line for line in describe_version(night).splitlines() if line.startswith("| recall")]
+    [row] = [line for line in describe_version(night).splitlines() if line.startswith("| recall&")]
     assert f"{ours.value:.3f} ({ours.low:.3f} to {ours.high:.3f})" in row
     assert f"{theirs.value:.3f} ({theirs.low:.3f} to {theirs.high:.3f})" in row
     assert f"{ours.value - theirs.value:+.3f}" in row
@@ -52,6 +52,47 @@ def test_the_calls_are_told_in_images_and_patients(weights: Path) -> None:
     assert f"On the holdout, 120 images of 60 patients, it finds {counts.num_true_positive} of 40" in describe_version(
         night
     )
+
+
+def test_breasts_and_patients_are_told_of_with_their_counts(weights: Path) -> None:
+    night = _night(weights, champion_version="3")
+    assert night.evaluation.champion is not None
+    text = describe_version(night)
+    assert "here 119 breasts, 39 of them with cancer, and 60 patients, 40 of them with cancer" in text
+    assert "; images of an unknown side, in no breast: 1." in text
+    ours, theirs = night.evaluation.challenger.by_patient["recall"], night.evaluation.champion.by_patient["recall"]
+    [row] = [line for line in text.splitlines() if line.startswith("| recall by patient")]
+    assert f"{ours.value:.3f} ({ours.low:.3f} to {ours.high:.3f})" in row
+    assert f"{ours.value - theirs.value:+.3f}" in row
+    assert [line.split("&")[0] for line in text.splitlines() if " by breast" in line] == [
+        "| recall by breast",
+        "| specificity by breast",
+        "| F1 by breast",
+        "| area under the ROC curve by breast",
+    ]
+
+
+def test_where_no_side_is_known_no_breast_is_shown(weights: Path) -> None:
+    night = _night(weights, None)
+    bare = night.evaluation.challenger.model_copy(update={"by_breast": {}})
+    changed = Night(**{**vars(night), "evaluation": night.evaluation.model_copy(update={"challenger": bare})})
+    assert "by breast" not in describe_version(changed)
+    assert "| recall by patient" in describe_version(changed)
+
+
+def test_calibration_and_the_operating_points_policy_are_told(weights: Path) -> None:
+    text = describe_version(_night(weights, None))
+    assert "temperature 1.700, calibration error 0.140 to 0.030" in text
+    assert "the policy `recall_floor`: specificity 0.810 is the highest among points with recall 0.900" in text
+
+
+def test_a_model_from_before_calibration_says_so(weights: Path) -> None:
+    night = _night(weights, None)
+    old = night.trained.model_dump(exclude={"calibration", "operating_point_policy", "operating_point_reached"})
+    old["spec"].pop("temperature")
+    text = describe_version(Night(**{**vars(night), "trained": TrainedModel.model_validate(old)}))
+    assert "temperature 1.000 (the model is older than calibration), and the operating point was fitted" in text
+    assert "the policy `best_f1`." in text
 
 
 def test_a_figure_without_an_interval_shows_none(weights: Path) -> None:

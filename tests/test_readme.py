@@ -46,7 +46,7 @@ def test_every_path_that_is_named_is_there(path: str) -> None:
     assert (CHECKOUT / path).exists() or "<" in path
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`bc (\w+)", README))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`bc ([\w-]+)", README))))
 def test_every_command_that_is_named_is_there(command: str) -> None:
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 

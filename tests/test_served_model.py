@@ -21,8 +21,9 @@ from night_records import PIXELS, model_spec, write_weights
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from bc_tasks import pixels
+from bc_tasks import calibration, pixels
 from bc_tasks.embedded.mlflow_server import EmbeddedMlflow
+from bc_tasks.records import ModelSpec
 from bc_tasks.tracking.package import SERVING_PACKAGES, phantom, requirements
 from bc_tasks.training.scoring import load_model, score
 
@@ -101,6 +102,7 @@ class Answers:
     registering_printed: str
     loading_printed: str
     expected: np.ndarray
+    uncalibrated: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,10 @@ def answers(embedded_mlflow: EmbeddedMlflow, tmp_path_factory: pytest.TempPathFa
         said=json.loads(loading.stdout),
         registering_printed=registering.stdout + registering.stderr,
         loading_printed=loading.stderr,
-        expected=_score_directly(weights, sorted(images.iterdir())),
+        expected=_score_directly(model_spec(), weights, sorted(images.iterdir())),
+        uncalibrated=_score_directly(
+            model_spec().model_copy(update={"temperature": 1.0}), weights, sorted(images.iterdir())
+        ),
     )
 
 
@@ -139,8 +144,7 @@ def _run(script: str, *arguments: str, environment: dict[str, str], folder: Path
     return done
 
 
-def _score_directly(weights: Path, paths: list[Path]) -> np.ndarray:
-    spec = model_spec()
+def _score_directly(spec: ModelSpec, weights: Path, paths: list[Path]) -> np.ndarray:
     images = [
         pixels.decode(path.read_bytes(), name=path.name, config=PIXELS, max_source_pixels=10**8).pixels
         for path in paths
@@ -181,6 +185,12 @@ def test_bytes_and_paths_get_the_probability_that_scoring_gives(answers: Answers
     assert said["probability"] == pytest.approx(list(answers.expected), abs=1e-4)
     assert said["operating_point"] == [model_spec().operating_point] * 3
     assert said["call"] == [int(probability >= model_spec().operating_point) for probability in said["probability"]]
+
+
+def test_the_probability_is_calibrated(answers: Answers) -> None:
+    said = np.array(answers.said["list of bytes"]["probability"])
+    assert said == pytest.approx(calibration.apply(answers.uncalibrated, model_spec().temperature), abs=1e-4)
+    assert np.abs(said - answers.uncalibrated).min() > 1e-3
 
 
 def test_the_three_images_differ_enough_for_the_test_above_to_fail(answers: Answers) -> None:

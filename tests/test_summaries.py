@@ -31,11 +31,20 @@ def test_training_says_how_long_how_good_and_where(tmp_path: Path) -> None:
     assert "model.safetensors" in text
 
 
+def test_training_says_how_it_was_calibrated_and_why_its_operating_point_is_where_it_is(tmp_path: Path) -> None:
+    text = summarise(_night(tmp_path).trained)
+    assert "temperature 1.700: log loss 0.520 to 0.410, calibration error 0.140 to 0.030" in text
+    assert "operating point 0.500 (recall_floor): specificity 0.810 is the highest" in text
+
+
 def test_an_evaluation_says_each_metric_of_both_models_with_its_interval(tmp_path: Path) -> None:
-    challenger, champion = summarise(_night(tmp_path).evaluation).splitlines()
-    assert challenger.startswith("challenger, efficientnet_lite0 on 120 holdout images: recall ")
-    assert champion.startswith("champion, version 3 on 120 holdout images: recall ")
-    assert challenger.count("[") == len(_night(tmp_path).evaluation.challenger.metrics)
+    lines = summarise(_night(tmp_path).evaluation).splitlines()
+    challenger, champion = lines[:3], lines[3:]
+    assert challenger[0].startswith("challenger, efficientnet_lite0 on 120 holdout images: recall ")
+    assert champion[0].startswith("champion, version 3 on 120 holdout images: recall ")
+    assert challenger[1].startswith("  by breast (119; images of an unknown side: 1): recall ")
+    assert challenger[2].startswith("  by patient (60): recall ")
+    assert {line.count("[") for line in lines} == {len(_night(tmp_path).evaluation.challenger.metrics)}
 
 
 def test_a_champion_that_could_not_be_measured_is_told_of(tmp_path: Path) -> None:
@@ -53,8 +62,10 @@ def test_what_is_no_number_is_shown_as_such(tmp_path: Path) -> None:
 
 def test_a_verdict_says_every_rule_and_which_failed(tmp_path: Path) -> None:
     verdict = _night(tmp_path, gate=GateConfig(recall_margin=1)).verdict
-    summary, *rules = summarise(verdict).splitlines()
+    summary, *rest = summarise(verdict).splitlines()
+    rules, said = rest[: len(verdict.rules)], rest[len(verdict.rules) :]
     assert summary == verdict.summary
+    assert said == [verdict.power.sentence, *verdict.notes]
     assert len(rules) == len(verdict.rules)
     assert [line.split()[1] for line in rules if line.startswith("  FAIL")] == ["recall_improves:"]
 

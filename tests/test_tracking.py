@@ -259,6 +259,7 @@ def test_a_version_says_what_it_is_and_where_it_comes_from(tracking: Tracking, w
         "bc.operating_point": "0.5",
         "bc.snapshot_fingerprint": "a" * 64,
         "bc.snapshot_number": "12",
+        "bc.evidence_grade": "suggestive",
         "bc.verdict_kind": "comparison",
         "bc.verdict_passed": "true",
     }
@@ -270,7 +271,7 @@ def test_a_version_says_what_it_is_and_where_it_comes_from(tracking: Tracking, w
     assert run.data.metrics["holdout_recall_low"] == recall.low
     assert run.data.metrics["holdout_recall_high"] == recall.high
     assert run.inputs.dataset_inputs[0].dataset.name == "snapshot 12"
-    assert [item.path for item in tracking.client.list_artifacts(registered.mlflow_run_id)] == ["gate.json"]
+    assert [item.path for item in tracking.client.list_artifacts(registered.mlflow_run_id)] == ["verdict.json"]
     assert tracking.version_url("1").endswith(f"/#/models/{registered.name}/versions/1")
 
 

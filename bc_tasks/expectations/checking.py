@@ -1,7 +1,7 @@
 """Lets Great Expectations look at a candidate, and says what it saw: outcomes, bad rows, Data Docs."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bc_tasks.config import ValidationConfig
 from bc_tasks.expectations import page, scopes
 from bc_tasks.expectations.scopes import CHANGE, IMAGE, MANIFEST, NIGHT, NUM_NAMED, PATIENT, Scope
 from bc_tasks.expectations.table import EXPECTATIONS, Expectation, Facts
-from bc_tasks.records import ExpectationOutcome
+from bc_tasks.records import ExpectationOutcome, Leak
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ def check(
     holdout_source_stems: frozenset[str],
     docs_folder: Path,
     title: str,
+    leaks: Sequence[Leak] = (),
 ) -> Findings:
     """Check a candidate's usable rows, and write Data Docs to `index.html` in a folder that is there.
 
-    `previous` is the manifest of the snapshot before, without rows where the candidate is the first.
+    `previous` is the manifest of the snapshot before, without rows where the candidate is the first; `leaks`, which
+    ingest has set aside tonight, are shown.
     Images are looked at one by one; the whole is then judged without the bad ones. But a patient who leaks is never a
     matter of a few bad images: patients are judged with all of them. Where the manifest itself is malformed, nothing
     else is looked at.
@@ -72,7 +74,7 @@ def check(
         for scope, frame in scopes.frames(rest, facts.previous).items():
             checked += _check(context, scope, frame, facts)
         checked += _check(context, NIGHT, scopes.night(candidate, previous, bad_rows), facts)
-    _write_docs(docs_folder, title, checked)
+    _write_docs(docs_folder, title, checked, leaks)
     return Findings(tuple(one.outcome for one in checked), bad_rows)
 
 
@@ -184,8 +186,8 @@ def _bad_rows(of_images: list[_Checked]) -> dict[str, str]:
     return {key: " | ".join(texts) for key, texts in details.items()}
 
 
-def _write_docs(folder: Path, title: str, checked: list[_Checked]) -> None:
+def _write_docs(folder: Path, title: str, checked: list[_Checked], leaks: Sequence[Leak]) -> None:
     by_scope: dict[Scope, list[page.Checked]] = defaultdict(list)
     for one in checked:
         by_scope[one.expectation.scope].append((one.outcome, one.result))
-    page.write(folder / "index.html", title, by_scope)
+    page.write(folder / "index.html", title, by_scope, leaks)

@@ -11,13 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from bc_tasks.expectations.scopes import Scope
-from bc_tasks.records import ExpectationOutcome
+from bc_tasks.mammogram import DISGUISED_LEAKS, QuarantineReason
+from bc_tasks.records import ExpectationOutcome, Leak
 
 Checked = tuple[ExpectationOutcome, Any]
 """What was seen, with Great Expectations' own result; None where there was nothing to look at."""
 
 
-def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]]) -> None:
+NUM_LEAKS = 50
+"""How many leaks are shown one by one."""
+
+LEAK_WORDS = {
+    QuarantineReason.HOLDOUT_PIXELS: "the same picture, of the holdout",
+    QuarantineReason.HOLDOUT_NEAR_COPY: "near copy, of the holdout",
+    QuarantineReason.HOLDOUT_SOURCE: "the same source, of the holdout",
+    QuarantineReason.SPLIT_NEAR_COPY: "near copy, across training and tuning",
+}
+
+
+def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]], leaks: Sequence[Leak]) -> None:
     """Write the page; `checked` has the outcomes of each scope, in the order of the page."""
     from great_expectations.render.view import DefaultJinjaPageView
 
@@ -25,7 +37,11 @@ def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]]) ->
     template = DefaultJinjaPageView().env.from_string(page)
     outcomes = [outcome for group in checked.values() for outcome, _ in group]
     sections = [_section(scope, group).to_json_dict() for scope, group in checked.items()]
-    path.write_text(template.render(title=title, outcomes=outcomes, sections=sections), encoding="utf-8")
+    disguised = [leak for leak in leaks if leak.reason in DISGUISED_LEAKS]
+    shown = {"leaks": disguised[:NUM_LEAKS], "num_leaks": len(disguised), "leak_words": LEAK_WORDS}
+    num_routine = len(leaks) - len(disguised)
+    text = template.render(title=title, outcomes=outcomes, sections=sections, num_routine=num_routine, **shown)
+    path.write_text(text, encoding="utf-8")
 
 
 def _section(scope: Scope, group: Sequence[Checked]) -> Any:

@@ -7,7 +7,8 @@ from typing import Literal
 import pandas as pd
 
 from bc_tasks.delta import FACTS
-from bc_tasks.mammogram import Label, QuarantineReason, Split
+from bc_tasks.mammogram import DISGUISED_LEAKS, LEAKS, Label, QuarantineReason, Split
+from bc_tasks.withholding import is_held_back
 
 NUM_NAMED = 10
 """How many bad things are named, in records, messages and Data Docs."""
@@ -57,22 +58,34 @@ def frames(images: pd.DataFrame, previous: pd.DataFrame) -> dict[Scope, pd.DataF
 
 
 def is_tonights(candidate: pd.DataFrame, previous: pd.DataFrame) -> "pd.Series[bool]":
-    """Say which rows are new or revised: neither their bytes nor what people say of them stood there before."""
+    """Say which rows are new or revised: neither their bytes nor what people say of them stood there before.
+
+    What is held back, because its patient was withdrawn, is never tonight's: nobody looks at it.
+    """
     columns = ["key", "etag", "version_id", *FACTS]
     then, now = (pd.MultiIndex.from_frame(rows[columns].astype("string").fillna("")) for rows in (previous, candidate))
-    return pd.Series(~now.isin(then), index=candidate.index)
+    return pd.Series(~now.isin(then), index=candidate.index) & ~is_held_back(candidate)
 
 
 def is_bad(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Say which rows are quarantined for a fault; a copy of a picture that is there already does no harm."""
+    """Say which rows are quarantined for a fault.
+
+    A copy of a picture that is there already does no harm; leaks have a limit of their own, or are routine.
+    """
     reason = rows["quarantine_reason"].fillna("")
-    return (reason != "") & (reason != QuarantineReason.DUPLICATE_CONTENT.value)
+    return ~reason.isin({"", QuarantineReason.DUPLICATE_CONTENT, *LEAKS})
+
+
+def is_leak(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Say which rows are quarantined as known pictures under other names."""
+    return rows["quarantine_reason"].fillna("").isin(DISGUISED_LEAKS)
 
 
 def night(candidate: pd.DataFrame, previous: pd.DataFrame, bad_keys: Collection[str]) -> pd.DataFrame | str:
-    """Return tonight's rows, quarantined ones included, with `is_bad`; both manifests are whole ones."""
+    """Return tonight's rows, quarantined ones included, with `is_bad` and `is_leak`; both manifests are whole."""
     bad = is_bad(candidate) | candidate["key"].isin(bad_keys)
-    rows = candidate.assign(is_bad=bad)[is_tonights(candidate, previous)].reset_index(drop=True)
+    judged = candidate.assign(is_bad=bad, is_leak=is_leak(candidate))
+    rows = judged[is_tonights(candidate, previous)].reset_index(drop=True)
     return "nothing is new or revised" if rows.empty else rows
 
 

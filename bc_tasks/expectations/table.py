@@ -318,4 +318,14 @@ EXPECTATIONS: tuple[Expectation, ...] = (
             column="is_bad", value_set=[False], mostly=max(0.0, 1 - f.config.max_bad_share - 1e-9)
         ),
     ),
+    Expectation(
+        "few_leaks",
+        NIGHT,
+        "the new and revised images are no known pictures under other names, but for {max_leak_share:.1%} of them",
+        "A picture of the holdout, or of the other of training and tuning, under another name is set aside. Where many "
+        "come at once, a known export is back under new names, and what it changed too much may go unseen.",
+        lambda f: gxe.ExpectColumnValuesToBeInSet(
+            column="is_leak", value_set=[False], mostly=max(0.0, 1 - f.config.max_leak_share - 1e-9)
+        ),
+    ),
 )

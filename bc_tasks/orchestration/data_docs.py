@@ -16,7 +16,7 @@ from bc_tasks.storage import Storage, join, open_storage
 
 DAG_ID = "nightly_retraining"
 # Whatever lies in storage is shown as it is, but it can run no script under Airflow's address, nor fetch anything.
-HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
+HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
 RunName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]  # never "..", nor another folder
 
 

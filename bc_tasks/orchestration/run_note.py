@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.listeners import hookimpl
 
 from bc_tasks.errors import BcError, RecordMissing
-from bc_tasks.records import FAILED_VALIDATION, Record, RegisteredModel, Snapshot, ValidationReport, Verdict
+from bc_tasks.records import (
+    FAILED_VALIDATION,
+    Override,
+    Record,
+    RegisteredModel,
+    Snapshot,
+    ValidationReport,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from bc_tasks.storage import Storage
@@ -55,6 +63,8 @@ def _sentences(storage: "Storage", run_uri: str) -> Iterator[str]:
         yield verdict.summary
         if verdict.dry_run:
             yield "A dry run: nothing was registered."
+    if override := _read(storage, run_uri, Override):
+        yield f"Overridden by {override.by}."
     if model := _read(storage, run_uri, RegisteredModel):
         yield f"Registered as version {model.version}."
 

@@ -4,11 +4,25 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bc_tasks import holdout, metrics, runs
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bc_tasks import grouping, holdout, metrics, runs
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import BcError, ConfigError, DataError, OutOfMemory
+from bc_tasks.grouping import Groups
 from bc_tasks.holdout import Holdout
-from bc_tasks.records import Evaluation, ModelScores, ModelSpec, Run, ScoredImage, TrainedModel, trained_file_name
+from bc_tasks.records import (
+    Evaluation,
+    Interval,
+    ModelScores,
+    ModelSpec,
+    Run,
+    ScoredImage,
+    TrainedModel,
+    trained_file_name,
+)
 from bc_tasks.storage import Storage
 from bc_tasks.training import memory
 from bc_tasks.training.data import fetch_pixels
@@ -44,9 +58,10 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) ->
         champion=champion_scores,
         champion_version=champion.version if champion else None,
         champion_problem=problem,
+        other_versions=() if champion or problem else tracking.versions(),
         ranking={model.spec.backbone: model.tuning_metrics[SELECTION_METRIC] for model in trained},
     )
-    tracking.log_metrics(best.mlflow_run_id, _flat(evaluation.challenger))
+    tracking.log_metrics(best.mlflow_run_id, evaluation.challenger.figures)
     runs.write(storage, run_uri, evaluation)
     return evaluation
 
@@ -104,33 +119,42 @@ def _measure(
         best_device(), batch_size=batch_size, image_size_px=spec.image_size_px, lower="evaluation.batch_size"
     ):
         probabilities = score(load_model(spec, weights), spec, pixels, batch_size=batch_size)
-    labels, point = rows["label"].to_numpy(dtype="int64"), spec.operating_point
+    scores = _scored(rows, probabilities)
+    by_image, by_breast, by_patient = (
+        _intervals(group(scores), spec, config)
+        for group in (grouping.by_image, grouping.by_breast, grouping.by_patient)
+    )
     return ModelScores(
         name=name,
         weights_sha256=weights_sha256,
         spec=spec,
         holdout_fingerprint=fixed.fingerprint,
-        scores=tuple(
-            ScoredImage(image_id=image_id, patient_id=patient_id, label=int(label), probability=float(probability))
-            for image_id, patient_id, label, probability in zip(
-                rows["image_id"], rows["patient_id"], labels, probabilities, strict=True
-            )
-        ),
-        metrics=metrics.intervals(
-            labels,
-            probabilities,
-            rows["patient_id"].to_numpy(dtype=str),
-            point,
-            num_resamples=config.evaluation.num_resamples,
-            confidence=config.evaluation.confidence,
-            seed=config.training.seed,
-        ),
-        confusion=metrics.confusion(labels, probabilities, point),
+        scores=scores,
+        metrics=by_image,
+        by_breast=by_breast,
+        by_patient=by_patient,
+        confusion=metrics.confusion(rows["label"].to_numpy(dtype="int64"), probabilities, spec.operating_point),
     )
 
 
-def _flat(model: ModelScores) -> dict[str, float]:
-    values = {f"holdout_{name}": interval.value for name, interval in model.metrics.items()}
-    lows = {f"holdout_{name}_low": interval.low for name, interval in model.metrics.items()}
-    highs = {f"holdout_{name}_high": interval.high for name, interval in model.metrics.items()}
-    return values | lows | highs
+def _intervals(groups: Groups, spec: ModelSpec, config: RunConfig) -> dict[str, Interval]:
+    if len(groups) == 0:  # no laterality is known
+        return {}
+    return metrics.intervals(
+        groups.labels,
+        groups.probabilities,
+        groups.patient_ids,
+        spec.operating_point,
+        num_resamples=config.evaluation.num_resamples,
+        confidence=config.evaluation.confidence,
+        seed=config.training.seed,
+    )
+
+
+def _scored(rows: pd.DataFrame, probabilities: npt.NDArray[np.float64]) -> tuple[ScoredImage, ...]:
+    columns = [name for name in ScoredImage.model_fields if name != "probability"]
+    known = rows[columns].astype(object).where(rows[columns].notna(), None).to_dict("records")
+    return tuple(
+        ScoredImage(**{str(name): value for name, value in row.items()}, probability=float(probability))
+        for row, probability in zip(known, probabilities, strict=True)
+    )

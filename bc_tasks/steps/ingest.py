@@ -1,24 +1,45 @@
 """ingest: prepares tonight's candidate snapshot out of the inbox; validation commits it."""
 
 from collections import Counter
+from collections.abc import Set
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from bc_tasks import delta, fingerprint, holdout, identity, inbox, intake, manifest, runs, snapshots, splits
+from bc_tasks import (
+    delta,
+    fingerprint,
+    holdout,
+    identity,
+    inbox,
+    intake,
+    manifest,
+    runs,
+    snapshots,
+    splits,
+    withdrawals,
+    withholding,
+)
 from bc_tasks.config import RunConfig
+from bc_tasks.delta import News
 from bc_tasks.errors import ConfigError, HoldoutChanged
 from bc_tasks.holdout import Holdout
 from bc_tasks.inbox import Inbox
+from bc_tasks.leaks import copy_search, leak_report, leakage
+from bc_tasks.leaks.leakage import Guarded
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.records import Run, Snapshot
 from bc_tasks.storage import Storage, join
+from bc_tasks.withholding import Withdrawn
 
 
 def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) -> Snapshot:
     """Read what is new in the inbox and write the candidate's manifest, its pixel shards and, last, the record.
+
+    What would teach a model of the holdout, or stands on both sides of training and tuning, is set aside (`leakage.py`)
+    and told in `leaks.json`.
 
     `executor` decodes images. A crash leaves at most shards that nobody names; done again, the step
     names the same ones.
@@ -35,12 +56,15 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
     _refuse_mixtures(config, fixed, base)
     before = snapshots.read_manifest(storage, base) if base else manifest.empty()
     seen = inbox.read(storage, config.data_uri, config.ingest, now)
-    rows = _read_what_is_new(storage, config, seen, before, executor)
-    aliases = _aliases(rows, fixed)
-    split = splits.assign(rows["patient_id"], config.splits, fixed.patient_ids | aliases)
-    candidate = manifest.conform(identity.separate(rows, before).assign(split=split))
+    withdrawn = withholding.with_other_names(withdrawals.known(storage, config.data_uri), before)
+    rows = _read_what_is_new(storage, config, seen, before, withdrawn, executor)
+    noted = copy_search.note_copies(storage, config.data_uri, rows, fixed.manifest, executor)
+    candidate, guarded = _guarded(noted, config, fixed, before)
     manifest_uri = join(run_uri, "candidate.parquet")
     storage.write(manifest_uri, manifest.to_parquet(candidate))
+    news = delta.news(before, candidate)
+    tonights = [leak for key, leak in guarded.leaks.items() if key in news.new | news.revised]
+    runs.write(storage, run_uri, leak_report.picture(storage, config.data_uri, tonights, candidate, fixed.manifest))
     snapshot = Snapshot(
         manifest_uri=manifest_uri,
         fingerprint=fingerprint.of_manifest(candidate),
@@ -49,10 +73,10 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
         base_is_unfinished=base is not None and not snapshots.is_finished(storage, base),
         preprocessing_sha256=fixed.preprocessing_sha256,
         holdout_fingerprint=fixed.fingerprint,
-        **_news(before, candidate),
+        **_counted(news, candidate),
         counts=snapshots.describe(candidate),
         waiting_batches=seen.waiting_batches,
-        notes=(*seen.notes, *_notes_on(aliases)),
+        notes=(*seen.notes, *_notes_on(guarded.aliases), *withholding.notes_on(candidate, withdrawn)),
     )
     runs.write(storage, run_uri, snapshot)
     return snapshot
@@ -79,29 +103,44 @@ def _refuse_mixtures(config: RunConfig, fixed: Holdout, base: Snapshot | None) -
 
 
 def _read_what_is_new(
-    storage: Storage, config: RunConfig, seen: Inbox, before: pd.DataFrame, executor: Executor
+    storage: Storage,
+    config: RunConfig,
+    seen: Inbox,
+    before: pd.DataFrame,
+    withdrawn: Withdrawn,
+    executor: Executor,
 ) -> pd.DataFrame:
     """Return tonight's rows, with all that people, the files' bytes and their tags say of them."""
     changes = delta.compare(seen.rows, seen.waiting_batches, before)
-    read = intake.read_images(storage, config.data_uri, changes.to_read, seen.objects, config.ingest, executor)
-    return identity.complete(pd.concat([changes.known, read], ignore_index=True))
+    to_read, unread = withholding.divide(changes.to_read, before, withdrawn)
+    read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
+    rows = identity.complete(pd.concat([changes.known, read], ignore_index=True))
+    return pd.concat([withholding.hold_back(rows, withdrawn), unread], ignore_index=True)
 
 
-def _aliases(rows: pd.DataFrame, fixed: Holdout) -> frozenset[str]:
-    """Return the patients of whom the holdout has a picture, under another name."""
-    return frozenset(rows.loc[rows["pixel_sha256"].isin(fixed.pixel_digests), "patient_id"]) - fixed.patient_ids
+def _guarded(
+    rows: pd.DataFrame, config: RunConfig, fixed: Holdout, before: pd.DataFrame
+) -> tuple[pd.DataFrame, Guarded]:
+    """Set aside what can't be learnt from beside the others, and give the rest its splits."""
+    of_holdout = leakage.from_holdout(rows, fixed.manifest)
+    # First of all: a copy of a holdout's picture is a leak, and no mere copy.
+    separated = identity.separate(leakage.set_aside(rows, of_holdout.leaks), before)
+    split = splits.assign(separated["patient_id"], config.splits, fixed.patient_ids | of_holdout.aliases)
+    divided = separated.assign(split=split)
+    across = leakage.between_splits(divided, before)
+    candidate = manifest.conform(leakage.set_aside(divided, across))
+    return candidate, Guarded({**of_holdout.leaks, **across}, of_holdout.aliases)
 
 
-def _notes_on(aliases: frozenset[str]) -> list[str]:
+def _notes_on(aliases: Set[str]) -> list[str]:
     if not aliases:
         return []
     names = sorted(aliases)[:10]
     return [f"{len(aliases)} patients are in the holdout under another name, and are never learnt from: {names}"]
 
 
-def _news(before: pd.DataFrame, candidate: pd.DataFrame) -> dict[str, Any]:
+def _counted(news: News, candidate: pd.DataFrame) -> dict[str, Any]:
     """Return how a candidate differs from the manifest before, as fields of the record."""
-    news = delta.news(before, candidate)
     reasons = candidate.loc[candidate["key"].isin(news.new | news.revised), "quarantine_reason"].dropna()
     return {
         "num_new": len(news.new),

@@ -9,6 +9,7 @@ from bc_tasks import runs, snapshots
 from bc_tasks.errors import BcError, DataError
 from bc_tasks.records import (
     Evaluation,
+    Override,
     RegisteredModel,
     Run,
     TrainedModel,
@@ -31,8 +32,8 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
         BcError: the verdict doesn't allow it.
         DataError: the weights are not those that were measured.
     """
-    verdict = runs.read(storage, run_uri, Verdict)
-    _refuse_unless_passed(run_uri, verdict)
+    verdict, override = runs.read(storage, run_uri, Verdict), _override(storage, run_uri)
+    _refuse_unless_passed(run_uri, verdict, override)
     evaluation = runs.read(storage, run_uri, Evaluation)
     trained = runs.read(storage, run_uri, TrainedModel, trained_file_name(evaluation.challenger_backbone))
     snapshot = runs.read(storage, run_uri, ValidationReport).snapshot
@@ -42,6 +43,7 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
             trained=trained,
             evaluation=evaluation,
             verdict=verdict,
+            override=override,
             snapshot=snapshot,
             weights=_download_measured(storage, trained, evaluation.challenger.weights_sha256, Path(folder)),
         )
@@ -50,8 +52,13 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
     return registered
 
 
-def _refuse_unless_passed(run_uri: str, verdict: Verdict) -> None:
-    if not verdict.passed:
+def _override(storage: Storage, run_uri: str) -> Override | None:
+    there = runs.exists(storage, run_uri, Override.usual_name())
+    return runs.read(storage, run_uri, Override) if there else None
+
+
+def _refuse_unless_passed(run_uri: str, verdict: Verdict, override: Override | None) -> None:
+    if not verdict.passed and override is None:
         raise BcError(f"{run_uri} may not be registered: its verdict says: {verdict.summary}")
     if verdict.dry_run:
         raise BcError(f"{run_uri} may not be registered: it is a dry run; start one without gate.dry_run")

@@ -1,4 +1,12 @@
-"""train: fine-tunes one backbone on the committed snapshot's training split, and fits its operating point on tuning."""
+"""train: fine-tunes one backbone on the committed snapshot's training split, and fits its operating point on tuning.
+
+Trained anew from `start.json` and `validate.json` alone, a CPU gives the same weights to the bit, where the packages,
+torch's instruction set and its number of threads are the same: the record's `environment` says all three, and
+OMP_NUM_THREADS sets the last. With other threads, sums are added in another order. Of the head alone no more comes
+than 1e-5; where stages are trained too, AdamW makes a whole step of the smallest gradient, and the weights grow apart
+without a bound worth naming (benchmarks/RESULTS.md, "Training twice"). A GPU isn't asked for the same bits: that
+would cost speed.
+"""
 
 import logging
 import platform
@@ -11,24 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bc_tasks import holdout, manifest, metrics, runs, snapshots
+from bc_tasks import holdout, manifest, runs, snapshots
 from bc_tasks.config import BackboneName
 from bc_tasks.errors import DataError
 from bc_tasks.holdout import Holdout
+from bc_tasks.leaks import leakage
 from bc_tasks.mammogram import Split
 from bc_tasks.records import (
     Environment,
-    ModelSpec,
     Run,
     TrainedModel,
     ValidationReport,
     trained_file_name,
 )
+from bc_tasks.steps import fitting
 from bc_tasks.steps.fine_tuning import NOT_OF_THE_RESULT, Job, fetch, fine_tune
 from bc_tasks.storage import Storage, join
 from bc_tasks.tracking.package import SERVING_PACKAGES, SPEC_FILE, WEIGHTS_FILE
-from bc_tasks.training import backbones, memory, scoring, weights
-from bc_tasks.training.data import LabelledImages
+from bc_tasks.training import backbones, scoring, weights
 
 if TYPE_CHECKING:
     from bc_tasks.tracking import Tracking
@@ -55,7 +63,8 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
     spec = backbones.specify(backbone, config, snapshot.preprocessing_sha256)
     job = Job(run_uri, spec, config, snapshot, cache)
     rows = manifest.usable(snapshots.read_manifest(storage, snapshot))
-    _refuse_leaks(rows, holdout.load(storage, config.data_uri, config.holdout.fingerprint))
+    fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
+    _refuse_leaks(rows, fixed)
     training, tuning = fetch(job, rows, storage)
 
     with tracking.training_run(run_uri, backbone, params=_params(job), tags=_tags(job)) as training_run:
@@ -63,12 +72,12 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
         trained, started_from = fine_tune(job, training, tuning, storage, tracking, training_run)
         path = job.folder / WEIGHTS_FILE
         weights_sha256 = weights.write(trained.weights, path)
-        spec, tuning_metrics = _fit_operating_point(job, path, tuning)
-        training_run.log_metrics({f"best_tuning_{name}": value for name, value in tuning_metrics.items()}, 0)
+        fitted = fitting.fit(job, path, rows, fixed, storage)
+        training_run.log_metrics(fitted.figures, 0)
         storage.upload(path, join(job.model_uri, WEIGHTS_FILE))
-        storage.write(join(job.model_uri, SPEC_FILE), spec.model_dump_json(indent=1).encode())
+        storage.write(join(job.model_uri, SPEC_FILE), fitted.spec.model_dump_json(indent=1).encode())
         record = TrainedModel(
-            spec=spec,
+            spec=fitted.spec,
             weights_uri=join(job.model_uri, WEIGHTS_FILE),
             weights_sha256=weights_sha256,
             mlflow_run_id=training_run.mlflow_run_id,
@@ -77,7 +86,10 @@ def run(run_uri: str, backbone: BackboneName, *, storage: Storage, tracking: "Tr
             num_tuning_images=len(tuning.labels),
             num_epochs=trained.num_epochs,
             best_epoch=trained.best_epoch,
-            tuning_metrics=tuning_metrics,
+            tuning_metrics=fitted.tuning_metrics,
+            calibration=fitted.calibration,
+            operating_point_policy=config.operating_point.policy,
+            operating_point_reached=fitted.reached,
             started_from=started_from,
             seed=config.training.seed,
             environment=_environment(job.num_processes),
@@ -94,14 +106,10 @@ def _refuse_leaks(rows: pd.DataFrame, fixed: Holdout) -> None:
     Validation has looked for this already; what it is measured on is worth a second look.
     """
     learnt_from = rows[rows["split"] != Split.HOLDOUT.value]
-    of_holdout = (
-        learnt_from["patient_id"].isin(fixed.patient_ids)
-        | learnt_from["source_stem"].isin(fixed.source_stems)
-        | learnt_from["pixel_sha256"].isin(fixed.pixel_digests)
-    )
+    copies = leakage.is_copy_of(learnt_from, fixed.pixel_digests)
     splits = rows.groupby("patient_id")["split"].transform("nunique")
     for leaks, what in (
-        (learnt_from[of_holdout], "belong to patients, or show pictures, of the holdout"),
+        (learnt_from[fixed.holds(learnt_from) | copies], "belong to patients, or show pictures, of the holdout"),
         (rows[splits > 1], "belong to patients that are in more than one split"),
     ):
         if len(leaks):
@@ -114,7 +122,13 @@ def _refuse_leaks(rows: pd.DataFrame, fixed: Holdout) -> None:
 def _params(job: Job) -> Mapping[str, Any]:
     fields = job.config.training.model_dump(mode="json", exclude={"augmentation", *NOT_OF_THE_RESULT})
     augmentation = job.config.training.augmentation.model_dump(mode="json")
-    return {"timm_name": job.spec.timm_name, **fields, **augmentation}
+    operating_point = job.config.operating_point.model_dump(mode="json")
+    return {
+        "timm_name": job.spec.timm_name,
+        **fields,
+        **augmentation,
+        **{f"operating_point_{name}": value for name, value in operating_point.items()},
+    }
 
 
 def _tags(job: Job) -> Mapping[str, str]:
@@ -125,25 +139,13 @@ def _tags(job: Job) -> Mapping[str, str]:
     }
 
 
-def _fit_operating_point(job: Job, path: Path, tuning: LabelledImages) -> tuple[ModelSpec, dict[str, float]]:
-    """Score tuning with the weights as they were written, as evaluation will; fit the operating point on that."""
-    batch_size = job.config.evaluation.batch_size
-    with memory.explained(
-        scoring.best_device(),
-        batch_size=batch_size,
-        image_size_px=job.spec.image_size_px,
-        lower="evaluation.batch_size",
-    ):
-        scores = scoring.score(scoring.load_model(job.spec, path), job.spec, tuning.images, batch_size=batch_size)
-    point = metrics.best_f1_operating_point(tuning.labels, scores)
-    return job.spec.model_copy(update={"operating_point": point}), metrics.summarise(tuning.labels, scores, point)
-
-
 def _environment(num_processes: int) -> Environment:
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         device=f"{num_processes} x {scoring.device_name()}" if num_processes > 1 else scoring.device_name(),
+        num_threads=scoring.num_threads(),
+        instruction_set=scoring.instruction_set(),
         packages={name: version(name) for name in SERVING_PACKAGES},
     )
 

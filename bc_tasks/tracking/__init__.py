@@ -17,15 +17,17 @@ from mlflow.exceptions import MlflowException
 
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, ConfigError
-from bc_tasks.records import Evaluation, RegisteredModel, Run, Snapshot, TrainedModel, Verdict
+from bc_tasks.records import Evaluation, Override, RegisteredModel, Run, Snapshot, TrainedModel, Verdict
 from bc_tasks.tracking import client as mlflow_client
+from bc_tasks.tracking import provenance
 from bc_tasks.tracking import registration as model_registration
 from bc_tasks.tracking import version as model_version
 from bc_tasks.tracking.client import BACKBONE, RUN_URI, asking, if_missing, sent_once
 from bc_tasks.tracking.model_card import Night
+from bc_tasks.tracking.provenance import Entry
 from bc_tasks.tracking.version import RegisteredVersion
 
-__all__ = ["RegisteredVersion", "Tracking", "TrainingRun", "open_tracking"]
+__all__ = ["Entry", "RegisteredVersion", "Tracking", "TrainingRun", "open_tracking"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,27 @@ class Tracking:
             version = self._aliases().get(self.config.champion_alias)
             return model_version.read(self.client, self.config.model_name, version) if version else None
 
+    def look_up(self, version: str, verdict_name: str) -> Entry:
+        """Return all that MLflow says and keeps of a version, named by its number or an alias.
+
+        Raises:
+            ConfigError: there is no such alias.
+            ObjectNotFound: there is no such version.
+        """
+        with asking(f"look up version {version!r}", self.uri):
+            number = version if version.isdecimal() else self._aliases().get(version)
+            if number is None:
+                raise ConfigError(
+                    f"{self.config.model_name} has no alias {version!r}: its aliases are {sorted(self._aliases())}"
+                )
+            return provenance.read(self.client, self.config.model_name, number, verdict_name)
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the numbers of the model's versions, the oldest first."""
+        with asking("list the versions", self.uri):
+            found = self.client.search_model_versions(f"name = '{self.config.model_name}'")
+        return tuple(str(number) for number in sorted(int(version.version) for version in found))
+
     def _aliases(self) -> dict[str, str]:
         # Asked by name: a search leaves out what this user may not see, and a hidden champion must not look like none.
         try:
@@ -169,6 +192,7 @@ class Tracking:
         trained: TrainedModel,
         evaluation: Evaluation,
         verdict: Verdict,
+        override: Override | None = None,
         snapshot: Snapshot,
         weights: Path,
     ) -> RegisteredModel:
@@ -180,7 +204,7 @@ class Tracking:
         Raises:
             DataError: the run was registered before, with other weights.
         """
-        night = Night(run, trained, evaluation, verdict, snapshot)
+        night = Night(run, trained, evaluation, verdict, snapshot, override)
         with asking(f"register the model of {run.run_uri}", self.uri):
             there = model_registration.find(self.client, self.config.model_name, night)
             version = there or model_registration.create(self.client, self.config, self._experiment_id, night, weights)

@@ -80,6 +80,8 @@ def _tags(night: Night) -> dict[str, str]:
         "bc.snapshot_number": str(night.snapshot.number),
         "bc.verdict_kind": night.verdict.kind,
         "bc.verdict_passed": str(night.verdict.passed).lower(),
+        "bc.evidence_grade": night.verdict.grade or "none",
+        **({"bc.overridden_by": night.override.by} if night.override else {}),
     }
 
 
@@ -129,12 +131,7 @@ def _log_evidence(client: Any, model_id: str, night: Night) -> None:
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    flat = {
-        f"holdout_{name}{ending}": value
-        for name, metric in evaluation.challenger.metrics.items()
-        for ending, value in (("", metric.value), ("_low", metric.low), ("_high", metric.high))
-    }
-    return {name: value for name, value in flat.items() if math.isfinite(value)}
+    return {name: value for name, value in evaluation.challenger.figures.items() if math.isfinite(value)}
 
 
 def _dataset(snapshot: Snapshot) -> DatasetInput:

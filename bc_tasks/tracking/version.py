@@ -44,7 +44,7 @@ def read(client: Any, model_name: str, version: str) -> RegisteredVersion:
     if WEIGHTS_SHA256 not in found.tags:
         raise DataError(f"{model_uri} has no tag {WEIGHTS_SHA256}: it was not registered by this system")
     with tempfile.TemporaryDirectory() as folder:
-        spec = _download(model_uri, SPEC_FILE, Path(folder)).read_bytes()
+        spec = download_artifact(model_uri, SPEC_FILE, Path(folder)).read_bytes()
     try:
         return RegisteredVersion(
             version=version,
@@ -66,7 +66,7 @@ def download_weights(version: RegisteredVersion, folder: Path) -> Path:
         ObjectNotFound: they are gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = _download(version.model_uri, WEIGHTS_FILE, folder)
+    path = download_artifact(version.model_uri, WEIGHTS_FILE, folder)
     with path.open("rb") as file:
         seen = file_digest(file, "sha256").hexdigest()
     if seen != version.weights_sha256:
@@ -78,7 +78,12 @@ def download_weights(version: RegisteredVersion, folder: Path) -> Path:
     return path
 
 
-def _download(model_uri: str, file_name: str, folder: Path) -> Path:
+def download_artifact(model_uri: str, file_name: str, folder: Path) -> Path:
+    """Download a file that lies beside a version's weights into `folder`.
+
+    Raises:
+        ObjectNotFound: it is gone.
+    """
     # Listed first, because MLflow's download reports a missing file as the server's error, which a retry might mend.
     listed = mlflow.artifacts.list_artifacts(artifact_uri=f"{model_uri}/artifacts")
     if f"artifacts/{file_name}" not in {item.path for item in listed}:

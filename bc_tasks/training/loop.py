@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bc_tasks import metrics
+from bc_tasks import metrics, operating_point
 from bc_tasks.config import TrainingConfig
 from bc_tasks.errors import ConfigError, Interrupted, TrainingDiverged
 from bc_tasks.training import scoring
@@ -214,7 +214,7 @@ def _summarise(labels: npt.NDArray[np.int64], scores: scoring.Probabilities, epo
             f"the tuning scores became NaN in epoch {epoch}. Try a lower training.learning_rate, "
             'or training.precision "float32"'
         )
-    return metrics.summarise(labels, scores, metrics.best_f1_operating_point(labels, scores))
+    return metrics.summarise(labels, scores, operating_point.best_f1(labels, scores))
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from bc_tasks import calibration
 from bc_tasks.records import ModelSpec
 from bc_tasks.training import weights as weights_file
 from bc_tasks.training.backbones import build
@@ -37,9 +38,13 @@ def score(
     batch_size: int,
     device: torch.device | None = None,
 ) -> Probabilities:
-    """Return the probability of cancer, 0 to 1, of each image (S, S) of uint8, as (N,); on the best device if None."""
+    """Return the probability of cancer, 0 to 1, of each image (S, S) of uint8, as (N,); on the best device if None.
+
+    It is calibrated by the temperature in `spec`, here and nowhere else.
+    """
     device = device or best_device()
-    return probabilities(model.to(device), InputFormat.of(spec), images, batch_size=batch_size, device=device)
+    raw = probabilities(model.to(device), InputFormat.of(spec), images, batch_size=batch_size, device=device)
+    return calibration.apply(raw, spec.temperature)
 
 
 @torch.inference_mode()
@@ -52,7 +57,7 @@ def probabilities(
     device: torch.device,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Probabilities:
-    """Return what `model`, put into eval mode, says of each image, as (N,); NaN from where `is_stopping` said so."""
+    """Return what `model`, put into eval mode, itself says of each image (N,); NaN from where `is_stopping` said so."""
     model.eval()
     num_batches = math.ceil(len(images) / batch_size)
     batches = np.array_split(np.arange(len(images)), num_batches) if num_batches else []
@@ -69,6 +74,16 @@ def probabilities(
 def best_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def instruction_set() -> str:
+    """Return which of a CPU's instructions torch uses, e.g. `AVX2`: others round otherwise."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def num_threads() -> int:
+    """Return how many threads torch divides a CPU's sums among; OMP_NUM_THREADS sets it."""
+    return torch.get_num_threads()
 
 
 def device_name() -> str:

@@ -23,24 +23,31 @@ TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 
 CORE = (
     *("", "errors", "interruption", "cores", "mammogram", "section", "pods_config", "config", "config_file"),
-    *("config_table", "records", "manifest", "environment"),
-    *("fingerprint", "splits", "metrics", "gates", "shards", "delta", "identity", "labels_file", "summaries"),
-    *("image_formats", "dicom", "pixels", "examination", "steps", "training"),
+    *("config_table", "records", "manifest", "environment", "summaries", "steps", "training"),
+    *("fingerprint", "splits", "shards", "delta", "identity", "labels_file", "withholding"),
+    *("metrics", "resampling", "evidence", "cases", "gate_rules", "gates", "replay"),
+    *("operating_point", "calibration", "grouping"),
+    *("image_formats", "dicom", "pixels", "examination", "near_copies*"),
+    *("leaks", "leaks.leakage", "proof", "proof.witnesses", "proof.lineage_checks"),
 )
 """The pure core: no heavy library at all. (The names of bare packages stand here too.)"""
 
-ON_STORAGE = ("storage*", "runs", "snapshots", "holdout", "inbox", "intake", "holdout_creation")
+ON_STORAGE = (
+    *("storage*", "runs", "snapshots", "holdout", "inbox", "intake", "holdout_creation", "ledger"),
+    *("leaks.feature_store", "leaks.copy_search", "leaks.leak_report", "withdrawals", "withdrawing"),
+    *("proof.where_used*", "proof.model_uses", "proof.lineage", "proof.lineage_reading", "proof.lineage_page"),
+)
 
 # In one process, so each row may use what the rows above it may, and nothing else.
 CHAINS: dict[str, tuple[tuple[tuple[str, ...], frozenset[str]], ...]] = {
     "scheduler": (
         (CORE, frozenset()),
-        ((*ON_STORAGE, "steps.start", "steps.ingest", "steps.gate", "embedded*"), S3),
+        ((*ON_STORAGE, "steps.start", "steps.ingest", "steps.gate", "steps.override", "embedded*"), S3),
         (("expectations*", "steps.validate"), frozenset({"great_expectations"})),
     ),
     "trainer": (
         (("training.*",), TORCH),
-        (("steps.evaluate", "steps.fine_tuning"), S3),
+        (("steps.evaluate", "steps.fine_tuning", "steps.fitting"), S3),
         (("steps.train",), frozenset({"mlflow"})),
     ),
     "registry": (
@@ -48,7 +55,7 @@ CHAINS: dict[str, tuple[tuple[tuple[str, ...], frozenset[str]], ...]] = {
         (("steps.register",), S3),
     ),
     "Airflow": (
-        (("cli",), frozenset()),
+        (("cli", "cli_*"), frozenset()),
         (("orchestration", "orchestration.[!p]*", "orchestration.plugin"), S3 | {"airflow"}),
         (("orchestration.pod*",), frozenset({"kubernetes"})),
     ),
@@ -61,7 +68,7 @@ LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("storage*",), ("expectations*",), ("tracking*", "served_model"), ("training*",)),
     (ON_STORAGE,),
     (("steps*",),),
-    (("cli",), ("embedded*",), ("orchestration*",)),
+    (("cli", "cli_*"), ("embedded*",), ("orchestration*",)),
 )
 EXCEPTIONS = {
     ("holdout_creation", "expectations"): "a one-off, run by hand: it judges images as a night does",

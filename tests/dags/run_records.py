@@ -3,7 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from bc_tasks.config import RunConfig
+from gate_cases import CHAMPION, GOOD, MADE_WITH, case, look
+
+from bc_tasks import gates
+from bc_tasks.config import GateConfig, RunConfig
 from bc_tasks.records import (
     Counts,
     ExpectationOutcome,
@@ -74,7 +77,8 @@ def report(number: int | None, *broken: str) -> ValidationReport:
 def verdict(*, passed: bool = True, dry_run: bool = False) -> Verdict:
     """A verdict with a one-sentence summary."""
     summary = "Passed: better than the champion." if passed else "Rejected: recall 0.610 is not above 0.630 by 0.005."
-    return Verdict(passed=passed, kind="comparison", rules=(), summary=summary, dry_run=dry_run)
+    made = gates.decide(case(GOOD, CHAMPION), GateConfig(num_resamples=2000), look(), MADE_WITH)
+    return made.model_copy(update={"passed": passed, "summary": summary, "dry_run": dry_run})
 
 
 def registered() -> RegisteredModel:

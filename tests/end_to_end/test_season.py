@@ -29,7 +29,7 @@ ingest = { settle_minutes = 0, shard_images = 64, pixels = { size_px = 128 } }
 validation = { max_bad_share = 0.2, min_images = 20, max_class_share_change = 0.4 }
 training = { image_size_px = 96, trainable_stages = 1, epochs = 2, batch_size = 16, backbones = ["efficientnet_lite0"] }
 evaluation = { num_resamples = 200 }
-gate = { min_recall = 0, min_f1 = 0, min_specificity = 0, recall_margin = 0, f1_margin = 0, max_specificity_loss = 1 }
+gate = { profile = "literal", min_recall = 0, min_f1 = 0, min_specificity = 0 }
 schedule = { retries = 1, retry_delay_seconds = 1 }
 """
 

@@ -1,10 +1,12 @@
 """Ingest: nothing is lost, nothing doubled, nothing read twice, and no holdout patient is ever learnt from."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inboxes import NOW, Hospital, dicom, labels_csv, local_storage, picture
+from PIL import Image, ImageOps
 
-from bc_tasks import holdout, intake, manifest
+from bc_tasks import fingerprint, holdout, intake, manifest, runs, snapshots
+from bc_tasks.config import SplitsConfig
 from bc_tasks.errors import ConfigError, HoldoutChanged
 from bc_tasks.pixels import decode
-from bc_tasks.records import Snapshot
+from bc_tasks.records import Leak, Leaks, Snapshot
 from bc_tasks.shards import pixel_sha256
+from bc_tasks.splits import split_of
 from bc_tasks.storage import Storage, join
 
 
@@ -327,9 +332,13 @@ def test_a_new_image_of_a_holdout_patient_is_never_learnt_from(file_data_uri: st
     hospital = Hospital(local_storage(), file_data_uri, {})
     fixed = hospital.fix_holdout("p1")
     hospital.put("a", _folders(0, 8))
-    rows = hospital.rows(hospital.ingest("1"))
-    assert set(rows.loc[rows["patient_id"] == "p1", "split"]) == {"holdout"}
-    assert "holdout" not in set(rows.loc[rows["patient_id"] != "p1", "split"])
+    candidate = hospital.ingest("1")
+    assert candidate.quarantined_now == {"holdout_patient": 2}
+    rows = hospital.rows(candidate)
+    hers = rows[rows["patient_id"] == "p1"]
+    assert set(hers["split"]) == {"holdout"}
+    assert set(hers["quarantine_detail"]) == {"patient p1 is in the holdout"}
+    assert set(manifest.usable(rows)["split"]) <= {"training", "tuning"}
     assert holdout.load(hospital.storage, hospital.data_uri).fingerprint == fixed.fingerprint
 
 
@@ -346,6 +355,82 @@ def test_a_holdout_patient_under_another_name_is_known_by_her_pictures(file_data
     rows = hospital.rows(candidate)
     assert set(rows.loc[rows["patient_id"] == "alias", "split"]) == {"holdout"}
     assert rows.loc[rows["patient_id"] == "p3", "split"].item() != "holdout"
+    assert hospital.reasons(candidate) == {
+        "b/0/alias_1_png.jpg": "holdout_pixels",
+        "b/0/alias_9_png.jpg": "holdout_patient",
+        "b/0/p3_3_png.jpg": None,
+    }
+
+
+def _mirrored(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    ImageOps.mirror(Image.open(io.BytesIO(picture(seed)))).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _leaks(hospital: Hospital, name: str) -> tuple[Leak, ...]:
+    return runs.read(hospital.storage, join(hospital.data_uri, "runs", name), Leaks).leaks
+
+
+def test_of_near_copies_across_the_splits_the_earlier_is_learnt_from_until_it_is_withdrawn(hospital: Hospital) -> None:
+    hospital.put("m", _folders(0, 20))
+    first = hospital.rows(hospital.night("1"))
+    (tuned, *_) = first[first["split"] == "tuning"].itertuples()
+    learner = next(f"q{number}" for number in range(99) if split_of(f"q{number}", hospital.config.splits) == "training")
+    number = int(tuned.source_stem.split("_")[1])
+    hospital.put("a", {f"0/{learner}_1_png.jpg": _mirrored(number), "0/other_2_png.jpg": picture(99)})
+    for name in ("2", "3"):
+        candidate = hospital.night(name)
+        reasons = hospital.reasons(candidate)
+        assert {key: reason for key, reason in reasons.items() if reason} == {
+            f"a/0/{learner}_1_png.jpg": "split_near_copy"
+        }
+    (leak,) = _leaks(hospital, "2")
+    assert (leak.other_image_id, leak.transform) == (tuned.image_id, "mirrored")
+    assert all(
+        Image.open(io.BytesIO(b64decode(text))).size == (128, 128) for text in (leak.thumbnail, leak.other_thumbnail)
+    )
+    assert _leaks(hospital, "3") == ()  # no news
+    hospital.remove("m", tuned.key.rpartition("/")[2])
+    assert not any(hospital.reasons(hospital.ingest("4")).values())
+
+
+def test_a_leak_that_was_learnt_from_until_now_is_news(hospital: Hospital) -> None:
+    """As where an older version of ours, or of the search, had not seen it."""
+    hospital.put("a", {f"0/q{number}_1_png.jpg": picture(5) if number else _mirrored(5) for number in range(2)})
+    settings = {"splits.salt": next(salt for salt in map(str, range(99)) if _are_apart(salt))}
+    hospital = Hospital(hospital.storage, hospital.data_uri, settings)
+    candidate = hospital.ingest("1")
+    older = hospital.rows(candidate).assign(near_copies=None, near_copies_version=None, quarantine_reason=None)
+    older_record = candidate.model_copy(update={"fingerprint": fingerprint.of_manifest(older)})
+    snapshots.commit(hospital.storage, hospital.data_uri, older_record, older)
+    second = hospital.ingest("2")
+    assert _news(second) == (0, 1, 0)
+    assert second.quarantined_now == {"split_near_copy": 1}
+
+
+def _are_apart(salt: str) -> bool:
+    config = SplitsConfig(salt=salt)
+    return split_of("q0", config) != split_of("q1", config)
+
+
+def test_what_was_compared_is_not_compared_again(hospital: Hospital) -> None:
+    hospital.put("a", _folders(0, 6))
+    hospital.night("1")
+    for item in hospital.storage.list(join(hospital.data_uri, "near-copies")):
+        hospital.storage.delete(item.uri)
+    hospital.night("2")
+    assert hospital.listing("near-copies") == []
+    hospital.put("b", {"0/p9_9_png.jpg": picture(9)})
+    assert hospital.ingest("3").counts.num_images == 7
+    assert len(hospital.listing("near-copies")) == 4  # of the holdout, of 4 and 2 images, and of the new one
+
+
+def test_black_images_are_copies_of_nothing(hospital: Hospital) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (80, 80)).save(buffer, "PNG")
+    hospital.put("a", {f"0/p{number}_{number}_png.png": buffer.getvalue() for number in range(8)})
+    assert hospital.ingest("1").quarantined_now == {"duplicate_content": 7}
 
 
 def test_another_division_of_patients_is_news(hospital: Hospital) -> None:
@@ -534,5 +619,5 @@ def test_a_night_that_is_killed_half_way_and_done_again_is_as_if_it_had_never_be
     assert seen.fingerprint == wanted.fingerprint
     assert seen.counts == wanted.counts
     assert set(half_way) < set(bucket.listing("pixels"))
-    for folder in ("pixels", "runs", "snapshots"):
+    for folder in ("pixels", "near-copies", "runs", "snapshots"):
         assert bucket.listing(folder) == undisturbed.listing(folder)

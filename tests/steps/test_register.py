@@ -10,7 +10,7 @@ from night_records import make_night
 from bc_tasks import runs
 from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, DataError, RecordMissing
-from bc_tasks.records import RegisteredModel, ValidationReport
+from bc_tasks.records import Override, RegisteredModel, ValidationReport
 from bc_tasks.steps import register
 from bc_tasks.storage import Storage, join
 from bc_tasks.tracking import Tracking, open_tracking
@@ -80,7 +80,19 @@ def test_without_a_verdict_that_allows_it_nothing_is_registered(
     _nothing_happened(night, storage, tracking)
 
 
-@pytest.mark.parametrize("missing", ["gate.json", "evaluate.json", "train-efficientnet_lite0.json", "validate.json"])
+def test_what_a_person_has_overridden_is_registered_and_says_who_and_why(
+    night: Night, storage: Storage, tracking: Tracking
+) -> None:
+    runs.write(storage, night.run.run_uri, night.verdict.model_copy(update={"passed": False}))
+    word = Override(by="Ada", at=night.run.started_at, reason="the old bucket burnt down", verdict_sha256="a" * 64)
+    runs.write(storage, night.run.run_uri, word)
+    register.run(night.run.run_uri, storage=storage, tracking=tracking)
+    (version,) = _versions(tracking)
+    assert version.description.startswith("Registered by Ada against the verdict, on 2026-11-23: the old bucket burnt")
+    assert (version.tags["bc.overridden_by"], version.tags["bc.verdict_passed"]) == ("Ada", "false")
+
+
+@pytest.mark.parametrize("missing", ["verdict.json", "evaluate.json", "train-efficientnet_lite0.json", "validate.json"])
 def test_a_missing_record_is_a_failed_step_and_never_a_pass(
     missing: str, night: Night, storage: Storage, tracking: Tracking
 ) -> None:

@@ -1,15 +1,11 @@
 """Training on real S3 and a real MLflow server: all that later steps need, once, and never on the holdout."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,114 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from manifests import make_manifest
 from night_records import make_night
-from training_images import make_images
+from training_runs import BACKBONE, begin_run, fix_holdout, start_bc_train, store_images
 
-from bc_tasks import fingerprint, holdout, manifest, metrics, runs, shards, snapshots
-from bc_tasks.config import RegistryConfig, RunConfig
+from bc_tasks import holdout, metrics, runs
 from bc_tasks.errors import ConfigError, DataError, Interrupted, RecordMissing
-from bc_tasks.records import ModelSpec, Run, Snapshot, TrainedModel, ValidationReport
+from bc_tasks.records import ModelSpec, TrainedModel
 from bc_tasks.steps import train as step
 from bc_tasks.storage import Storage
-from bc_tasks.tracking import Tracking, TrainingRun, open_tracking
+from bc_tasks.tracking import Tracking, TrainingRun
 from bc_tasks.training import scoring, weights
 from bc_tasks.training.backbones import build
 from bc_tasks.training.data import fetch_pixels
 from bc_tasks.training.progress import TrainingProgress
-
-BACKBONE = "efficientnet_lite0"
-DIGEST = "ab" * 32
-HOLDOUT_PATIENTS = {"p0", "p1", "p2"}
-QUICK = {
-    "image_size_px": 32,
-    "batch_size": 8,
-    "epochs": 2,
-    "trainable_stages": 0,
-    "weights": "none",
-    "early_stop_epochs": 50,
-}
-
-
-@pytest.fixture
-def tracking(mlflow_environment: dict[str, str]) -> Tracking:  # noqa: ARG001 - sets variables
-    """Tracking on the embedded server, with an experiment and a model of the test's own."""
-    name = uuid.uuid4().hex
-    return open_tracking(RegistryConfig(experiment=name, model_name=name))
-
-
-def store_images(storage: Storage, data_uri: str, num_images: int = 45) -> pd.DataFrame:
-    """Store pixels that can be learnt from; return their manifest."""
-    frame = make_manifest(num_images)
-    made = make_images(2 * num_images, seed=1)
-    numbers = {label: iter(np.flatnonzero(made.labels == label)) for label in (0, 1)}
-    pixels = [made.images[next(numbers[int(label)])] for label in frame["label"]]
-    digests = [shards.pixel_sha256(image) for image in pixels]
-    key = shards.shard_key(DIGEST, digests)
-    storage.write(f"{data_uri}/{key}", shards.pack(pixels))
-    return frame.assign(pixel_sha256=digests, shard_key=key, shard_row=range(num_images))
-
-
-def fix_holdout(storage: Storage, data_uri: str, frame: pd.DataFrame) -> holdout.Holdout:
-    rows = frame[frame["patient_id"].isin(HOLDOUT_PATIENTS)]
-    return holdout.save(storage, data_uri, rows, DIGEST, datetime(2026, 11, 1, tzinfo=UTC))
-
-
-def begin_run(
-    storage: Storage,
-    data_uri: str,
-    frame: pd.DataFrame,
-    name: str = "night",
-    num_processes: int = 1,
-    **training: object,
-) -> str:
-    """Leave the records that the steps before leave; return the run's URI."""
-    run_uri = f"{data_uri}/runs/{name}"
-    config = RunConfig.model_validate(
-        {
-            "data_uri": data_uri,
-            "ingest": {"pixels": {"size_px": 64}},
-            "training": {**QUICK, **training},
-            "execution": {"pods": {"train": {"gpus_per_pod": num_processes}}},
-        }
-    )
-    started_at = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
-    runs.write(
-        storage,
-        run_uri,
-        Run(run_uri=run_uri, started_at=started_at, trigger="test", code_version="0.1.0+test", config=config),
-    )
-    manifest_uri = f"{data_uri}/snapshots/{name}/manifest.parquet"
-    storage.write(manifest_uri, manifest.to_parquet(frame))
-    snapshot = Snapshot(
-        manifest_uri=manifest_uri,
-        fingerprint=fingerprint.of_manifest(manifest.conform(frame)),
-        number=1,
-        base_number=None,
-        base_is_unfinished=False,
-        preprocessing_sha256=DIGEST,
-        holdout_fingerprint="f" * 64,
-        num_new=len(frame),
-        num_revised=0,
-        num_withdrawn=0,
-        counts=snapshots.describe(frame),
-        quarantined_now={},
-        waiting_batches=(),
-        notes=(),
-    )
-    report = ValidationReport(
-        snapshot=snapshot, expectations=(), num_quarantined=0, bad_share=0, data_docs_uri=f"{run_uri}/docs"
-    )
-    runs.write(storage, run_uri, report)
-    return run_uri
-
-
-@pytest.fixture
-def frame(storage: Storage, data_uri: str) -> pd.DataFrame:
-    """A snapshot's manifest without the holdout's patients, its pixels stored and the holdout fixed."""
-    whole = store_images(storage, data_uri)
-    fix_holdout(storage, data_uri, whole)
-    return whole[~whole["patient_id"].isin(HOLDOUT_PATIENTS)].reset_index(drop=True)
 
 
 def train(run_uri: str, storage: Storage, tracking: Tracking, cache: Path) -> TrainedModel:
@@ -232,17 +133,6 @@ def test_an_interrupted_training_goes_on_on_another_machine_to_the_same_weights(
     assert len({(point.step, point.value) for point in points}) == 3, "what is told again is the same"
     assert mlflow_run(tracking, resumed).info.status == "FINISHED"
     assert storage.list(f"{broken}/checkpoints") == []
-
-
-def start_bc_train(run_uri: str, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "bc_tasks.cli", "train", "--run-uri", run_uri, "--backbone", BACKBONE]
-    return subprocess.Popen(
-        [*command, "--cache", str(cache)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
 
 
 def stop_after_epoch_1(child: subprocess.Popen[str]) -> str:

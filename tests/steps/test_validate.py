@@ -12,7 +12,7 @@ from manifests import make_manifest
 from bc_tasks import fingerprint, holdout, manifest, runs, snapshots
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ValidationFailed
-from bc_tasks.records import FAILED_VALIDATION, Run, Snapshot, ValidationReport
+from bc_tasks.records import FAILED_VALIDATION, Leak, Leaks, Run, Snapshot, ValidationReport
 from bc_tasks.steps import validate
 from bc_tasks.storage import Storage, join, open_storage
 
@@ -28,7 +28,13 @@ class Nights:
     data_uri: str
     holdout_fingerprint: str
 
-    def prepare(self, name: str, frame: pd.DataFrame, validation: Mapping[str, Any] | None = None) -> str:
+    def prepare(
+        self,
+        name: str,
+        frame: pd.DataFrame,
+        validation: Mapping[str, Any] | None = None,
+        leaks: tuple[Leak, ...] = (),
+    ) -> str:
         run_uri = join(self.data_uri, "runs", name)
         config = RunConfig.model_validate({"data_uri": self.data_uri, "validation": validation or {}})
         base = snapshots.latest(self.storage, self.data_uri)
@@ -52,6 +58,7 @@ class Nights:
         )
         run = Run(run_uri=run_uri, started_at=NOW, trigger="a test", code_version="test", config=config)
         runs.write(self.storage, run_uri, run)
+        runs.write(self.storage, run_uri, Leaks(leaks=leaks))
         runs.write(self.storage, run_uri, candidate)
         return run_uri
 
