@@ -29,7 +29,8 @@ class Index:
 
     It keeps 5 bytes a keypoint, about 1 KB an image, and no descriptors: `features` may load them when they are asked
     for. It asks for each image once, in order, when it is built (and first for a sample of 1,000), and for ten
-    candidates of each query in `find`. Building takes time in proportion to the images, a query nearly the same.
+    candidates of each query in `find`. Building takes time in proportion to the images; a query's time has a bound, so
+    that with far more than 10,000 images in one index the most changed copies are missed: build several then.
     """
 
     def __init__(self, features: Sequence[Features]) -> None:

@@ -24,7 +24,7 @@ SAMPLE_IMAGES = 1000
 SAMPLE_HALVES = 30_000
 ROUNDS = 6
 TURNS = 12  # bins of 30 degrees; a vote goes into two
-MAX_VOTES = 200_000  # of one query: its rarest cells vote first, so its time has a bound however many images there are
+MAX_VOTES = 500_000  # of one query: its rarest cells vote first, so its time has a bound however many images there are
 SEED = 20_261_123
 
 
