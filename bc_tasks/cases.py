@@ -12,21 +12,28 @@ def build(
     """Return what the gate decides on; `first_champion` is the first that this holdout measured, if any did."""
     images = _sorted(evaluation.challenger)
     patients = {patient: number for number, patient in enumerate(sorted({image.patient_id for image in images}))}
-    champion, wanted = evaluation.champion, images_sha256(evaluation.challenger)
-    is_first = first_champion is None or champion is None or first_champion.weights_sha256 == champion.weights_sha256
+    wanted = images_sha256(evaluation.challenger)
+    champion = part(evaluation.champion, wanted) if evaluation.champion else None
     return Case(
         challenger_backbone=evaluation.challenger_backbone,
-        challenger=_part(evaluation.challenger, wanted),
-        champion=_part(champion, wanted) if champion else None,
+        challenger=part(evaluation.challenger, wanted),
+        champion=champion,
         champion_version=evaluation.champion_version,
         champion_problem=evaluation.champion_problem,
-        first_champion=None if is_first or first_champion is None else _part(first_champion, wanted),
+        first_champion=yardstick(first_champion, champion, wanted),
         other_versions=evaluation.other_versions,
         labels=tuple(image.label for image in images),
         patients=tuple(patients[image.patient_id] for image in images),
         subgroups={column: tuple(getattr(image, column) for image in images) for column in subgroups},
         seed=seed,
     )
+
+
+def yardstick(first: ModelScores | None, champion: CasePart | None, wanted_sha256: str) -> CasePart | None:
+    """Return the first champion to compare with; none without a champion, or where that is the first one."""
+    if first is None or champion is None or first.weights_sha256 == champion.weights_sha256:
+        return None
+    return part(first, wanted_sha256)
 
 
 def images_sha256(model: ModelScores) -> str:
@@ -39,7 +46,8 @@ def _sorted(model: ModelScores) -> list[ScoredImage]:
     return sorted(model.scores, key=lambda image: image.image_id)
 
 
-def _part(model: ModelScores, wanted_sha256: str) -> CasePart:
+def part(model: ModelScores, wanted_sha256: str) -> CasePart:
+    """Return one model of a case; with its scores where its images and labels are the wanted ones."""
     digest = images_sha256(model)
     return CasePart(
         name=model.name,

@@ -135,7 +135,7 @@ def evaluate(run_uri: RunUri, cache: Cache = DEFAULT_CACHE) -> None:
     from bc_tasks.steps import evaluate as step
 
     config, storage = open_run(run_uri)
-    _done(step.run(run_uri, storage=storage, tracking=tracking_of(config), cache=cache))
+    _done(step.run(run_uri, storage=storage, tracking=tracking_of(config), cache=cache, now=datetime.now(UTC)))
 
 
 @app.command()

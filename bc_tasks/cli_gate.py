@@ -2,14 +2,19 @@
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bc_tasks.cli_options import DEFAULT_CONFIG, ConfigFile, Settings, read_config, storage_of
+from bc_tasks.cli_options import DEFAULT_CONFIG, ConfigFile, Settings, open_run, read_config, storage_of
 from bc_tasks.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from bc_tasks.records import Verdict
+    from bc_tasks.replay import Difference
+    from bc_tasks.storage import Storage
 
 ledger_app = typer.Typer(no_args_is_help=True, help="How often a holdout was looked at, and what that spent.")
 RunArgument = Annotated[str, typer.Argument(help="the run's folder, s3://... or file://...")]
@@ -38,32 +43,47 @@ def show(settings: Settings, config_file: ConfigFile = DEFAULT_CONFIG) -> None:
 def replay(run_uri: RunArgument) -> None:
     """Compute a run's verdict again from its own record: the same bytes come out, or the first difference is named.
 
-    A folder with nothing but a `verdict.json` will do; with the run's other records, they are compared too.
+    A folder with nothing but a `verdict.json` will do. With the run's other records its policy and scores are compared
+    with theirs, and where the run lies in its place, its look with the ledger.
     """
-    from bc_tasks import ledger, replay, runs
+    from bc_tasks import replay
     from bc_tasks.environment import made_with
-    from bc_tasks.records import Evaluation, Run, Verdict
+    from bc_tasks.records import Verdict
     from bc_tasks.storage import join
 
     storage = storage_of()
     recorded = storage.read(join(run_uri, Verdict.usual_name()))
     again = replay.replay(recorded)
-    difference, has_records = again.difference, runs.exists(storage, run_uri, Evaluation.usual_name())
-    if difference is None and has_records:
-        data_uri = runs.read(storage, run_uri, Run).config.data_uri
-        first_champion = ledger.first_champion_of(storage, data_uri, again.verdict.look.holdout_fingerprint)
-        difference = replay.check_case(again.verdict, runs.read(storage, run_uri, Evaluation), first_champion)
+    difference, compared = again.difference, "its own record"
+    if difference is None:
+        difference, compared = _beside(storage, run_uri, again.verdict)
     if difference:
         changed = "; ".join(replay.versions_differing(again.verdict.made_with, made_with()))
+        reason = f"Versions have changed since: {changed}" if changed else "It was edited, or made by uncommitted code"
         raise DataError(
             f"the verdict of {run_uri} can't be reproduced. First difference: {difference.path} was recorded as "
-            f"{difference.recorded}, and is computed as {difference.computed}. "
-            + (f"Versions have changed since: {changed}" if changed else "The versions are the same: it was edited")
+            f"{difference.recorded}, and is computed as {difference.computed}. {reason}"
         )
     digest = hashlib.sha256(recorded).hexdigest()
-    typer.echo(f"The same {len(recorded):,} bytes came out (sha256 {digest}).\n{again.verdict.summary}")
-    if not has_records:
-        typer.echo("The evaluation isn't there, so whether its scores are those of the models was not looked at.")
+    typer.echo(f"The same {len(recorded):,} bytes came out (sha256 {digest}), and agree with {compared}.")
+    typer.echo(again.verdict.summary)
+
+
+def _beside(storage: "Storage", run_uri: str, verdict: "Verdict") -> "tuple[Difference | None, str]":
+    """Compare a verdict with the records that lie beside it, and say which these are."""
+    from bc_tasks import ledger, replay, runs
+    from bc_tasks.records import Evaluation, Run
+
+    if not all(runs.exists(storage, run_uri, kind.usual_name()) for kind in (Run, Evaluation)):
+        return None, "its own record; the run's other records aren't there"
+    run = runs.read(storage, run_uri, Run)
+    difference = replay.check_records(verdict, run, runs.read(storage, run_uri, Evaluation))
+    if difference or run.run_uri != run_uri.rstrip("/"):
+        return difference, "the run's records; this is a copy, so the ledger was not asked"
+    holdout = verdict.look.holdout_fingerprint
+    looks = ledger.read(storage, run.config.data_uri, holdout)
+    first_champion = ledger.first_champion_of(storage, run.config.data_uri, holdout)
+    return replay.check_ledger(verdict, looks, first_champion), "the run's records and the ledger"
 
 
 def override(
@@ -71,7 +91,10 @@ def override(
     reason: Annotated[str, typer.Option(help="why the challenger may be registered all the same; it is shown")],
     by: Annotated[str, typer.Option(help="who says so; empty: the user of this machine")] = "",
 ) -> None:
-    """Let a challenger be registered although its champion could not be measured; then register it."""
+    """Let a challenger be registered although its champion could not be measured; then register it.
+
+    The same where the only thing against it is the comparison with the first champion of the holdout.
+    """
     from bc_tasks import environment
     from bc_tasks.cli import register
     from bc_tasks.steps import override as step
@@ -79,6 +102,7 @@ def override(
     who = by.strip() or environment.user()
     if not (reason.strip() and who):
         raise ConfigError("say why, and who you are (--by): it is what the reviewer and the auditor will read")
-    record = step.run(run_uri, storage=storage_of(), by=who, reason=reason.strip(), now=datetime.now(UTC))
+    _, storage = open_run(run_uri)
+    record = step.run(run_uri, storage=storage, by=who, reason=reason.strip(), now=datetime.now(UTC))
     typer.echo(f"{record.by} overrides the verdict of {run_uri}: {record.reason}")
     register(run_uri)

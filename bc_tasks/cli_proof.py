@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bc_tasks.cli_options import DEFAULT_CONFIG, ConfigFile, Settings, read_config, storage_of, tracking_of
@@ -90,7 +91,7 @@ def _show_uses(uses: "Uses", out: Console) -> None:
         if rows[1:]:
             table = Table(*rows[0])
             for row in rows[1 : MAX_LISTED + 1]:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             out.print(table)
             if len(rows) > MAX_LISTED + 1:
                 out.print(f"and {len(rows) - MAX_LISTED - 1} more: --json lists all")
@@ -139,5 +140,6 @@ def withdrawals(settings: Settings, config_file: ConfigFile = DEFAULT_CONFIG, as
         return
     table = Table("patient", "withdrawn", "by", "reason", title=f"{len(found)} patients withdrawn")
     for one in found:
-        table.add_row(one.patient_id, f"{one.withdrawn_at:%Y-%m-%d %H:%M} UTC", one.withdrawn_by, one.reason)
+        when = f"{one.withdrawn_at:%Y-%m-%d %H:%M} UTC"
+        table.add_row(*map(escape, (one.patient_id, when, one.withdrawn_by, one.reason)))
     Console(highlight=False).print(table)

@@ -232,10 +232,12 @@ class GateConfig(Section):
 
     profile: Literal["default", "strict", "literal"] = Field(
         "default",
-        description="sets the fields that are not given: strict asks for confirmed evidence, literal only that recall "
-        "and F1 are higher",
+        description="sets the fields that are not given: strict asks for confirmed evidence, literal, beside soundness "
+        "and floors, only that recall and F1 are higher",
     )
-    dry_run: bool = Field(False, description="say what the gate decides, but register nothing")
+    dry_run: bool = Field(
+        False, description="say what the gate decides, but register nothing; it is a look at the holdout all the same"
+    )
     min_recall: Share = Field(0.5, description="floor of the challenger's recall")
     min_f1: Share = Field(0.5, description="floor of its F1")
     min_specificity: Share = Field(0.3, description="floor of its specificity: calling everything cancer has recall 1")
@@ -259,12 +261,14 @@ class GateConfig(Section):
         lt=0.5,
         description="the same for confirmed, over all looks at a holdout together: the ledger's budget",
     )
-    expected_looks: int = Field(90, ge=1, le=100_000, description="nights that the budget is spread over")
+    expected_looks: int = Field(90, ge=1, le=5000, description="nights that the budget is spread over")
     num_resamples: int = Field(10_000, ge=1000, le=100_000, description="resamples of patients that evidence rests on")
     subgroups: Annotated[tuple[Subgroup, ...], AfterValidator(_unique)] = Field(
         (), description="columns of which no group may fall"
     )
-    max_subgroup_loss: Share = Field(0.1, description="how much recall or specificity of a group may fall")
+    max_subgroup_loss: Share = Field(
+        0.1, description="how much recall or specificity of a group may fall; a larger fall within chance is named only"
+    )
     min_subgroup_images: int = Field(
         20, ge=1, description="images with cancer, or without, of a group; fewer are too few to say"
     )
@@ -278,10 +282,11 @@ class GateConfig(Section):
 
     @model_validator(mode="after")
     def _fine_enough(self) -> "GateConfig":
-        needed = math.ceil(self.expected_looks / self.total_error)
+        needed = math.ceil(max(self.expected_looks / self.total_error, 1 / self.nightly_error))
         if self.num_resamples < needed:
             raise ValueError(
-                f"num_resamples must be {needed} at least (expected_looks / total_error), or no gain is ever confirmed"
+                f"num_resamples must be {needed} at least (expected_looks / total_error, and 1 / nightly_error), or no "
+                "gain is ever sure enough"
             )
         return self
 

@@ -33,6 +33,7 @@ def made_with() -> MadeWith:
     """Return the versions that a verdict depends on."""
     return MadeWith(
         code_version=code_version(),
+        platform=platform.platform(),
         python=platform.python_version(),
         numpy=version("numpy"),
     )

@@ -3,6 +3,7 @@
 The same three give the same verdict to the byte, so that it can be computed again (see `replay.py`).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -11,7 +12,8 @@ import numpy as np
 from bc_tasks import evidence, metrics
 from bc_tasks.config import EvidenceGrade, GateConfig
 from bc_tasks.evidence import Paired
-from bc_tasks.gate_rules import BOTH, RULES, Rule, Scene, called
+from bc_tasks.gate_rules import RULES
+from bc_tasks.gate_scene import BOTH, Rule, Scene, called
 from bc_tasks.records import Case, CasePart, Gain, Look, MadeWith, Power, RuleOutcome, Verdict
 
 Kind = Literal["bootstrap", "comparison", "cannot-compare"]
@@ -49,7 +51,7 @@ def decide(case: Case, policy: GateConfig, look: Look, made_with: MadeWith) -> V
         dry_run=policy.dry_run,
         metrics={name: dict(values) for name, values in measured.items() if values},
         gains=gains,
-        power=_power(case, policy, gains),
+        power=_power(case, policy, look, gains),
         policy=policy,
         look=look,
         case=case,
@@ -94,34 +96,48 @@ def _paired(case: Case, champion: CasePart | None) -> Paired:
 
 def _grade(gains: Mapping[str, Gain]) -> EvidenceGrade:
     both = [gains[name] for name in BOTH if name in gains]
-    if not both or min(gain.nightly_bound for gain in both) <= 0:
+    if not both or not all(gain.nightly_bound > 0 for gain in both):
         return "unproven"
     confirmed = all(gain.ledger_bound is not None and gain.ledger_bound > 0 for gain in both)
     return "confirmed" if confirmed else "suggestive"
 
 
-def _power(case: Case, policy: GateConfig, gains: Mapping[str, Gain]) -> Power:
+def _power(case: Case, policy: GateConfig, look: Look, gains: Mapping[str, Gain]) -> Power:
     """Say how small a true gain in recall could be seen, given how much it scatters here.
 
-    It is a rule of thumb: F1 has to improve too, and with few images calls are coarse. Where there is no champion, or
-    both call alike, two models are taken to be half correlated: their difference then scatters as much as one recall.
+    A rule of thumb: F1 has to improve too, and with few images calls are coarse. Where there is no champion, two models
+    are taken to be half correlated: their difference then scatters as much as one recall. However alike two are, it
+    scatters half as much; and so many images at least must speak for the challenger that a fair coin falls so seldom.
     """
-    spread = gains["recall"].standard_error if "recall" in gains else 0.0
-    if spread == 0.0:
-        alone = evidence.differences(_paired(case, None), num_resamples=policy.num_resamples, seed=case.seed)
-        spread = evidence.standard_error(alone["recall"])
-    error = policy.total_error / policy.expected_looks if policy.evidence == "confirmed" else policy.nightly_error
-    smallest = evidence.detectable_gain(spread, error)
     num_positives, num_patients = sum(case.labels), len(set(case.patients))
-    grade = "confirmed" if policy.evidence == "confirmed" else "suggestive"
+    holdout = f"This holdout ({num_positives:,} images with cancer, {num_patients:,} patients)"
+    wants_confirmed = policy.evidence == "confirmed"
+    error = look.error if wants_confirmed and gains else policy.nightly_error
+    if wants_confirmed and not gains:
+        error = policy.total_error / policy.expected_looks
+    smallest = _smallest_gain(case, policy, gains, error) if error and num_positives else 1.0
+    grade = "confirmed" if wants_confirmed else "suggestive"
+    sentence = (
+        f"{holdout} sees a true gain in recall of {smallest:.3f} as {grade} about four times in five, and smaller ones "
+        f"less often; the policy asks for {policy.recall_margin:.3f}."
+        if smallest < 1
+        else f"{holdout} can't see any gain in recall as {grade}."
+    )
     return Power(
         num_positives=num_positives,
         num_patients=num_patients,
-        detectable_gain=smallest,
-        sentence=f"This holdout ({num_positives:,} images with cancer, {num_patients:,} patients) sees a true gain in "
-        f"recall of {smallest:.3f} as {grade} about four times in five, and smaller ones less often; the policy asks "
-        f"for {policy.recall_margin:.3f}.",
+        detectable_gain=smallest if smallest < 1 else None,
+        sentence=sentence,
     )
+
+
+def _smallest_gain(case: Case, policy: GateConfig, gains: Mapping[str, Gain], error: float) -> float:
+    alone = evidence.differences(_paired(case, None), num_resamples=policy.num_resamples, seed=case.seed)
+    spread = evidence.standard_error(alone["recall"])
+    if "recall" in gains:
+        spread = max(gains["recall"].standard_error, spread / 2)
+    num_agreeing = math.ceil(math.log2(1 / error))
+    return max(evidence.detectable_gain(spread, error), num_agreeing / sum(case.labels))
 
 
 def _kind(case: Case) -> Kind:
@@ -143,6 +159,8 @@ def _outcome(rule: Rule, scene: Scene) -> RuleOutcome:
 
 
 CHAMPION_MEASURED = "champion_measured"
+OVERRIDABLE = {CHAMPION_MEASURED, "kept_since_first_champion"}
+"""What a person may know better: why a champion is gone, or why another first champion is the right yardstick."""
 
 
 def _no_comparison(problem: str) -> RuleOutcome:
@@ -156,8 +174,9 @@ def _no_comparison(problem: str) -> RuleOutcome:
 
 
 def may_be_overridden(verdict: Verdict) -> bool:
-    """Say whether the only thing against a challenger is that its champion could not be measured."""
-    return _failed(verdict.rules) == {CHAMPION_MEASURED}
+    """Say whether all that is against a challenger is what a person may know better."""
+    failed = _failed(verdict.rules)
+    return bool(failed) and failed <= OVERRIDABLE
 
 
 def _failed(outcomes: Sequence[RuleOutcome]) -> set[str]:
@@ -182,7 +201,8 @@ def _notes(scene: Scene, look: Look, outcomes: Sequence[RuleOutcome]) -> Iterato
         yield f"Calling every image cancer would have F1 {everything:.3f} here: this model has no more."
     if too_few := [name for outcome in outcomes for name in outcome.too_few]:
         yield f"Too few images to say: {', '.join(too_few)}."
-    if _failed(outcomes) == {CHAMPION_MEASURED} and not policy.dry_run:
+    failed = _failed(outcomes)
+    if failed and failed <= OVERRIDABLE and not policy.dry_run:
         yield f"A person may register it all the same, and says why: bc override {look.run_uri} --reason ..."
 
 

@@ -40,8 +40,13 @@ def create(storage: Storage, config: RunConfig, choice: Choice, *, now: datetime
     if rows.empty:
         raise ConfigError(f"batch {choice.batch or '(any)'} is not in the inbox; waiting: {list(seen.waiting_batches)}")
     to_read = delta.compare(rows, (), manifest.empty()).to_read
-    read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
-    allowed = withholding.hold_back(identity.complete(read), withdrawals.known(storage, config.data_uri))
+    withdrawn = withdrawals.known(storage, config.data_uri)
+    to_read, _ = withholding.divide(to_read, manifest.empty(), manifest.empty(), withdrawn)
+    allowed = intake.read_allowed(
+        *(storage, config.data_uri, to_read, seen.objects, config.ingest, executor),
+        withdrawn=withdrawn,
+        known=manifest.empty(),
+    )
     usable = manifest.usable(identity.separate(allowed, manifest.empty()))
     if usable.empty:
         raise DataError("no image of the inbox can be used; see their reasons with a night's run")

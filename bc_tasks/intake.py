@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import pandas as pd
 
-from bc_tasks import manifest, shards
+from bc_tasks import identity, manifest, shards, withholding
 from bc_tasks.config import IngestConfig
 from bc_tasks.errors import BcError, InfrastructureError
 from bc_tasks.examination import Examined, Facts, examine
@@ -18,6 +18,7 @@ from bc_tasks.leaks import feature_store
 from bc_tasks.mammogram import QuarantineReason
 from bc_tasks.pixels import preprocessing_sha256
 from bc_tasks.storage import Storage, StoredObject, join
+from bc_tasks.withholding import Withdrawn
 
 Result = tuple[StoredObject, Examined]
 P = ParamSpec("P")
@@ -40,8 +41,11 @@ def read_images(
     objects: Mapping[str, StoredObject],
     config: IngestConfig,
     executor: Executor,
+    unstored: Set[str] = frozenset(),
 ) -> pd.DataFrame:
     """Return manifest rows with what their images' bytes say; pixels go into shards of `shard_images` each.
+
+    Of images whose own tags name a patient in `unstored` neither pixels nor features are stored.
 
     A shard's features, by which near copies are found, go into a file beside it, and before it: where a shard is, they
     are.
@@ -55,11 +59,39 @@ def read_images(
     facts: dict[str, Facts] = {key: fault for key, fault in faults.items() if fault}
     readable = {objects[key].uri: key for key, fault in faults.items() if not fault}
     examined = _examine(storage, [objects[key] for key in readable.values()], config, executor)
-    store = partial(_store, storage, data_uri, preprocessing_sha256(config.pixels))
+    store = partial(_store, storage, data_uri, preprocessing_sha256(config.pixels), unstored)
     for stored in _one_ahead(store, _groups(examined, config.shard_images)):
         facts |= {readable[uri]: of_image for uri, of_image in stored.items()}
         log.info("%d of %d images read", len(facts), len(rows))
     return _joined(rows, facts)
+
+
+def read_allowed(
+    storage: Storage,
+    data_uri: str,
+    rows: pd.DataFrame,
+    objects: Mapping[str, StoredObject],
+    config: IngestConfig,
+    executor: Executor,
+    *,
+    withdrawn: Withdrawn,
+    known: pd.DataFrame,
+) -> pd.DataFrame:
+    """Read images, and return them with the `known` rows, complete, those of withdrawn patients held back.
+
+    Nothing is stored of an image whose tags name one of these; if many patients share the tag, it is read again.
+
+    Raises:
+        InfrastructureError: an object was overwritten since it was listed, or a decoding process died.
+    """
+    read = read_images(storage, data_uri, rows, objects, config, executor, unstored=withdrawn.names)
+    held = withholding.hold_back(pd.concat([known, identity.complete(read)], ignore_index=True), withdrawn)
+    lacks_pixels = held["quarantine_reason"].isna() & held["shard_key"].isna() & held["key"].isin(rows["key"])
+    if not lacks_pixels.any():
+        return held
+    again = rows[rows["key"].isin(held.loc[lacks_pixels, "key"])]
+    stored = read_images(storage, data_uri, again, objects, config, executor)
+    return pd.concat([held[~lacks_pixels], identity.complete(stored)], ignore_index=True)
 
 
 def _fault(item: StoredObject, config: IngestConfig) -> Facts | None:
@@ -136,10 +168,16 @@ def _one_ahead(work: Callable[[list[Result]], T], groups: Iterable[list[Result]]
             yield pending.popleft().result()
 
 
-def _store(storage: Storage, data_uri: str, preprocessing: str, group: list[Result]) -> dict[str, Facts]:
+def _store(
+    storage: Storage, data_uri: str, preprocessing: str, unstored: Set[str], group: list[Result]
+) -> dict[str, Facts]:
     """Write the usable images' pixels as one shard, if it isn't there yet; return all facts, with places, by URI."""
     facts = {item.uri: of_image for item, (of_image, _) in group}
-    usable = [(item.uri, picture) for item, (_, picture) in group if picture is not None]
+    usable = [
+        (item.uri, picture)
+        for item, (of_image, picture) in group
+        if picture is not None and of_image.get("tag_patient_id") not in unstored
+    ]
     if usable:
         key = shards.shard_key(preprocessing, [str(facts[uri]["pixel_sha256"]) for uri, _ in usable])
         if storage.find(join(data_uri, key)) is None:

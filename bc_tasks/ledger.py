@@ -1,7 +1,9 @@
 """The ledger of a holdout: each look at it, in order, and how much of the error budget it spends.
 
 One object a look, under the holdout's fingerprint; each is written once, by a conditional write, so that two runs
-can't both spend the same. A run looks once, however often its gate is tried. Only another holdout begins anew.
+can't both spend the same. A run looks once at its models, however often it is tried. Only another holdout begins anew:
+a budget that is raised later gives nothing more. A look in the middle can't be taken out unseen; the last one can,
+unless the bucket keeps versions, but the verdict that names it then fails its replay.
 
 Source: linear alpha spending, Lan & DeMets, Biometrika 70 (1983) 659-663; that a holdout wears out, Dwork et al.,
 Science 349 (2015) 636-638.
@@ -17,6 +19,9 @@ from bc_tasks.config import GateConfig
 from bc_tasks.errors import AlreadyExists, DataError, InfrastructureError
 from bc_tasks.records import Evaluation, Look, ModelScores, Record
 from bc_tasks.storage import Storage, join
+
+NOTHING = 1e-9
+"""Of error: what adding up leaves of a spent budget."""
 
 MAX_TRIES = 20
 """Other runs that may take a number before us."""
@@ -58,31 +63,39 @@ def read(storage: Storage, data_uri: str, holdout_fingerprint: str) -> tuple[Loo
 
 def allowance(looks: Sequence[Look], policy: GateConfig) -> float:
     """Return the error that one more comparison may spend: an equal share of the budget, while any is left."""
-    left = policy.total_error - (looks[-1].spent if looks else 0.0)
-    share = policy.total_error / policy.expected_looks
-    return share if left >= share * (1 - 1e-6) else 0.0
+    left = _budget(looks, policy) - (looks[-1].spent if looks else 0.0)
+    return min(policy.total_error / policy.expected_looks, left) if left > NOTHING else 0.0
+
+
+def _budget(looks: Sequence[Look], policy: GateConfig) -> float:
+    return min(policy.total_error, *(entry.total_error for entry in looks), 1.0)
 
 
 def look(
     storage: Storage, data_uri: str, evaluation: Evaluation, policy: GateConfig, *, run_uri: str, now: datetime
 ) -> Look:
-    """Enter this run's look, or return the one it has entered before; without a champion it spends nothing.
+    """Enter this run's look at these two models, or return the one it has entered before.
+
+    Without a champion's scores it spends nothing.
 
     Raises:
         DataError: the ledger was changed.
         InfrastructureError: other runs took number after number; a retry may help.
     """
-    fingerprint = evaluation.challenger.holdout_fingerprint
+    fingerprint, champion = evaluation.challenger.holdout_fingerprint, evaluation.champion
+    who = (run_uri, evaluation.challenger.weights_sha256, champion.weights_sha256 if champion else None)
     for _ in range(MAX_TRIES):
         looks = read(storage, data_uri, fingerprint)
-        if entered := next((entry for entry in looks if entry.run_uri == run_uri), None):
+        if entered := next((entry for entry in looks if _of(entry) == who), None):
             return entered
-        error = allowance(looks, policy) if evaluation.champion else 0.0
+        error = allowance(looks, policy) if champion else 0.0
         entry = Look(
             number=len(looks) + 1,
             holdout_fingerprint=fingerprint,
             run_uri=run_uri,
             looked_at=now,
+            challenger_sha256=who[1],
+            champion_sha256=who[2],
             champion_version=evaluation.champion_version,
             error=error,
             spent=(looks[-1].spent if looks else 0.0) + error,
@@ -103,16 +116,22 @@ def look(
     raise InfrastructureError(f"{MAX_TRIES} other runs looked at holdout {fingerprint[:12]} at once; try again")
 
 
+def _of(look: Look) -> tuple[str, str, str | None]:
+    return look.run_uri, look.challenger_sha256, look.champion_sha256
+
+
 def first_champion(storage: Storage, data_uri: str, champion: ModelScores | None) -> ModelScores | None:
     """Return the first champion that this champion's holdout measured, remembering this one if it is the first.
 
     One whose scores are no numbers is not remembered: nothing could ever be compared with it.
     """
-    if champion is None or not all(math.isfinite(image.probability) for image in champion.scores):
+    if champion is None:
         return None
     fingerprint = champion.holdout_fingerprint
     if known := first_champion_of(storage, data_uri, fingerprint):
         return known
+    if not all(math.isfinite(image.probability) for image in champion.scores):
+        return None
     with suppress(AlreadyExists):  # another run was first
         runs.write(storage, folder_uri(data_uri, fingerprint), FirstChampion(scores=champion), if_absent=True)
     return first_champion_of(storage, data_uri, fingerprint)
@@ -129,10 +148,10 @@ def first_champion_of(storage: Storage, data_uri: str, holdout_fingerprint: str)
 def sentence(looks: Sequence[Look], policy: GateConfig) -> str:
     """Say how often a holdout was looked at, what that spent, and what is left."""
     spent = looks[-1].spent if looks else 0.0
-    share = policy.total_error / policy.expected_looks
-    left = int(max(policy.total_error - spent, 0.0) / share * (1 + 1e-6))
-    counted = f"{len(looks)} looks at this holdout have spent {spent:.4f} of {policy.total_error:.4f}"
-    if left:
+    budget, share = _budget(looks, policy), policy.total_error / policy.expected_looks
+    left = math.ceil((budget - spent) / share - 1e-6)
+    counted = f"{len(looks)} looks at this holdout have spent {spent:.4f} of {budget:.4f}"
+    if left > 0:
         return f"{counted}; that leaves {left} comparisons that can be confirmed."
     return (
         f"{counted}: it is worn out, and no gain can be confirmed on it any more. Make a new holdout of new patients."

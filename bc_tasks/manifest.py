@@ -5,7 +5,7 @@ through `conform`, so that a column is added in this table and nowhere else.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,15 +115,14 @@ def to_parquet(manifest: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def of_patient(data: bytes, patient_id: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read these columns of one patient's rows, and no other column of the manifest but the patient's.
+def with_values(data: bytes, column: str, values: Collection[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Read these columns of the rows that have one of the values in `column`, and no other column of the manifest.
 
     Raises:
         DataError: these bytes are no manifest.
     """
     try:
-        mine = [("patient_id", "==", patient_id)]
-        return pd.read_parquet(io.BytesIO(data), columns=list(columns), filters=mine)
+        return pd.read_parquet(io.BytesIO(data), columns=list(columns), filters=[(column, "in", list(values))])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"not a Parquet manifest: {error}") from error
 

@@ -78,6 +78,11 @@ class Snapshot(Record):
     quarantined_now: dict[str, int] = Field(description="images set aside tonight, by reason")
     waiting_batches: tuple[str, ...] = Field(description="still being uploaded; taken on a later night")
     notes: tuple[str, ...] = Field(description="what an operator should know, a sentence each")
+    is_routine: bool = Field(
+        False,
+        description="what is used is the same as in the snapshot before, and no change needs looking at: more images "
+        "of the holdout's patients, or copies",
+    )
 
     @property
     def has_changes(self) -> bool:
@@ -86,8 +91,8 @@ class Snapshot(Record):
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to train on: changes, or a snapshot whose own night broke off."""
-        return self.has_changes or self.base_is_unfinished
+        """Whether there is something to look at or train on: changes, or a snapshot whose own night broke off."""
+        return (self.has_changes and not self.is_routine) or self.base_is_unfinished
 
 
 class Leak(Part):
@@ -100,6 +105,7 @@ class Leak(Part):
     other_image_id: str = Field("", description="the image that it shows; empty where only the patient is the same")
     other_pixel_sha256: str = ""
     transform: str = Field("", description="how it differs from the other image, in a few words")
+    was_learnt: bool = Field(False, description="of the holdout, and the snapshot before trained or tuned on it")
     thumbnail: str = Field("", description="a small JPEG in base64; only of the first near copies")
     other_thumbnail: str = ""
 
@@ -341,6 +347,8 @@ class Look(Record):
     holdout_fingerprint: Sha256
     run_uri: str
     looked_at: datetime
+    challenger_sha256: Sha256 = Field(description="of its weights; other weights are another look")
+    champion_sha256: Sha256 | None = Field(description="of the champion's; None: none was measured")
     champion_version: str | None
     error: float = Field(ge=0, description="what this look may spend; 0: nothing was compared, or nothing is left")
     spent: float = Field(ge=0, description="by all looks up to this one")
@@ -373,7 +381,9 @@ class Power(Part):
 
     num_positives: int = Field(description="images with cancer")
     num_patients: int
-    detectable_gain: float = Field(description="in recall, seen about four times in five at the policy's grade")
+    detectable_gain: float | None = Field(
+        description="in recall, seen about four times in five at the policy's grade; None: no gain at all"
+    )
     sentence: str
 
 
@@ -381,6 +391,7 @@ class MadeWith(Part):
     """The versions that a verdict was computed with."""
 
     code_version: str
+    platform: str
     python: str
     numpy: str
 

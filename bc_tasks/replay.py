@@ -1,15 +1,15 @@
 """Computes a verdict again from its own record, offline; the same bytes must come out."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bc_tasks import cases, gates
 from bc_tasks.errors import DataError
-from bc_tasks.records import Evaluation, MadeWith, ModelScores, Verdict
+from bc_tasks.records import Evaluation, Look, MadeWith, ModelScores, Run, Verdict
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,33 @@ def replay(recorded: bytes) -> Replay:
     return Replay(verdict, first_difference(recorded, computed) if recorded != computed else None)
 
 
-def check_case(verdict: Verdict, evaluation: Evaluation, first_champion: ModelScores | None) -> Difference | None:
-    """Say where a verdict's case is not the one that the evaluation makes; None: it is."""
-    again = cases.build(evaluation, first_champion, subgroups=verdict.policy.subgroups, seed=verdict.case.seed)
-    return first_difference(verdict.case.model_dump_json().encode(), again.model_dump_json().encode())
+def check_records(verdict: Verdict, run: Run, evaluation: Evaluation) -> Difference | None:
+    """Say where a verdict is not on the policy and the scores of its run's other records; None: it is."""
+    case = verdict.case
+    again = cases.build(evaluation, None, subgroups=run.config.gate.subgroups, seed=run.config.training.seed)
+    recorded = {"policy": verdict.policy, "case": case.model_copy(update={"first_champion": None})}
+    computed = {"policy": run.config.gate, "case": again}
+    return _first_of(recorded, computed)
+
+
+def check_ledger(verdict: Verdict, looks: Sequence[Look], first_champion: ModelScores | None) -> Difference | None:
+    """Say where a verdict's look and first champion are not those of the holdout's ledger; None: they are."""
+    case = verdict.case
+    is_first = (
+        first_champion is None or case.champion is None or case.champion.weights_sha256 == first_champion.weights_sha256
+    )
+    entry = next((look for look in looks if look.number == verdict.look.number), None)
+    recorded = {"look": verdict.look, "first_champion": case.first_champion}
+    theirs = None if is_first or first_champion is None else cases.part(first_champion, case.challenger.images_sha256)
+    return _first_of(recorded, {"look": entry, "first_champion": theirs})
+
+
+def _first_of(recorded: Mapping[str, BaseModel | None], computed: Mapping[str, BaseModel | None]) -> Difference | None:
+    then, now = (
+        json.dumps({name: part and json.loads(part.model_dump_json()) for name, part in parts.items()}).encode()
+        for parts in (recorded, computed)
+    )
+    return first_difference(then, now)
 
 
 def versions_differing(then: MadeWith, now: MadeWith) -> list[str]:

@@ -3,15 +3,25 @@
 import hashlib
 from datetime import datetime
 
+import pandas as pd
 from pydantic import Field
 
-from bc_tasks import runs
+from bc_tasks import manifest, runs
 from bc_tasks.errors import AlreadyExists, RecordMissing
-from bc_tasks.records import Record
+from bc_tasks.records import Part, Record
 from bc_tasks.storage import Storage, join
 from bc_tasks.withholding import Withdrawn
 
 MAX_REASON = 500  # characters
+
+
+class Picture(Part):
+    """A picture of a patient: where its pixels lie, if they are stored, and the digests of its near copies."""
+
+    pixel_sha256: str
+    shard_key: str | None
+    shard_row: int | None
+    near_copies: tuple[str, ...] = ()
 
 
 class Withdrawal(Record):
@@ -26,6 +36,8 @@ class Withdrawal(Record):
     pixel_sha256: tuple[str, ...] = Field(
         description="their pictures in the snapshots up to then, by which they are known under another name too"
     )
+    pictures: tuple[Picture, ...] = Field((), description="the same, with what it takes to find near copies of them")
+    tag_patient_ids: tuple[str, ...] = Field((), description="what the tags of their files call them")
 
     @property
     def file_name(self) -> str:
@@ -73,7 +85,21 @@ def known(storage: Storage, data_uri: str) -> Withdrawn:
     return Withdrawn(
         patient_ids=frozenset(one.patient_id for one in them),
         pixel_digests=frozenset(digest for one in them for digest in one.pixel_sha256),
+        near_copies=frozenset(copy for one in them for picture in one.pictures for copy in picture.near_copies),
+        tags=frozenset((one.patient_id, tag) for one in them for tag in one.tag_patient_ids),
     )
+
+
+def stored_pictures(storage: Storage, data_uri: str) -> pd.DataFrame:
+    """Return rows of withdrawn patients' pictures that are stored here, to seek near copies of them.
+
+    In a data root to which only the withdrawals were taken along there are none.
+    """
+    pictures = [picture for one in read_all(storage, data_uri) for picture in one.pictures]
+    shard_keys = {picture.shard_key for picture in pictures if picture.shard_key}
+    there = {key for key in shard_keys if storage.find(join(data_uri, key)) is not None}
+    rows = [picture.model_dump(exclude={"near_copies"}) for picture in pictures if picture.shard_key in there]
+    return manifest.conform(pd.DataFrame(rows))
 
 
 def _file_name(patient_id: str) -> str:

@@ -16,6 +16,11 @@ OF_THE_HOLDOUT = (
     "and copy {data_uri}/withdrawals/ into it first"
 )
 
+_TRACES = (
+    "Of nights past, runs/*/leaks.json and the Data Docs may show small pictures and ids of theirs, and the manifests "
+    "in runs/ list them."
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -35,10 +40,11 @@ class Outcome:
         else:
             first = f"{one.patient_id} was withdrawn before, {recorded}. Nothing was changed."
         ahead = (
-            "From the next night on, no snapshot uses their images, whatever is in the inbox; a night under way goes "
-            "on with what it has taken in. Remove their images from the inbox."
+            "From the next night on, no snapshot uses their images, nor copies of what snapshots have had of them, "
+            "whatever is in the inbox; a night under way goes on with what it has taken in. Remove their images from "
+            "the inbox."
         )
-        return (first, ahead, _behind(uses), _models(uses))
+        return (first, ahead, *_near_copies(one), *_of_others(uses), _behind(uses), _models(uses))
 
 
 def withdraw(
@@ -69,27 +75,47 @@ def withdraw(
         reason=reason.strip(),
         withdrawn_at=now,
         withdrawn_by=by,
-        pixel_sha256=tuple(sorted(uses.pixel_digests)),
+        pixel_sha256=tuple(picture.pixel_sha256 for picture in uses.pictures),
+        pictures=uses.pictures,
+        tag_patient_ids=uses.tag_patient_ids,
     )
     standing = withdrawals.write(storage, data_uri, withdrawal)
     return Outcome(standing, is_new=standing == withdrawal, uses=uses)
 
 
+def _near_copies(withdrawal: Withdrawal) -> tuple[str, ...]:
+    others = {copy for picture in withdrawal.pictures for copy in picture.near_copies} - set(withdrawal.pixel_sha256)
+    if not others:
+        return ()
+    told = f"{_count(len(others), 'other picture')} noted as near copies of theirs: who has one is taken for them."
+    return (told,)
+
+
+def _of_others(uses: Uses) -> tuple[str, ...]:
+    if not uses.num_of_others:
+        return ()
+    told = (
+        f"Not counted as theirs: {_count(uses.num_of_others, 'picture')} that earlier snapshots gave to them, and the "
+        "last one or the holdout gives to somebody else. If that is wrong, withdraw the other name too."
+    )
+    return (told,)
+
+
 def _behind(uses: Uses) -> str:
-    numbers = [one.number or 0 for one in uses.snapshots if one.num_images]
-    if not numbers:
-        return "No committed snapshot has used them."
+    if not uses.used_in:
+        return f"No committed snapshot has used them. {_TRACES}"
     return (
-        f"{_count(len(numbers), 'snapshot')} used them, the last is number {max(numbers)}; they stay as they are, so "
-        f"that what was learnt can be proven. Their pixels stay in {_count(len(uses.shard_keys), 'object')} below "
-        "pixels/, with those of others, and what is known of these below near-copies/. Where the law wants that erased "
-        "too: start a new data_uri from the inbox without them, and delete this one; registered versions keep working."
+        f"{_count(len(uses.used_in), 'snapshot')} used them, the last is number {max(uses.used_in)}; they stay as they "
+        f"are, so that what was learnt can be proven. Their pixels stay in {_count(len(uses.shard_keys), 'object')} "
+        f"below pixels/, with those of others, and what is known of these below near-copies/. {_TRACES} Where the law "
+        "wants that erased too: start a new data_uri from the inbox without them, and delete this one; registered "
+        "versions keep working."
     )
 
 
 def _models(uses: Uses) -> str:
     if not uses.models:
-        return "No model saw them."
+        return "No model saw them, under this name or with these pictures under another."
     versions = f"registered: version {', '.join(uses.versions)}" if uses.versions else "none of them registered"
     return f"{_count(len(uses.models), 'model')} saw them, {versions}. See: bc where-used {uses.patient_id}"
 

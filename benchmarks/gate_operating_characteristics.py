@@ -220,6 +220,8 @@ def _look(policy: GateConfig) -> Look:
         holdout_fingerprint="a" * 64,
         run_uri="file:///benchmark",
         looked_at=datetime(2026, 11, 23, tzinfo=UTC),
+        challenger_sha256="b" * 64,
+        champion_sha256="c" * 64,
         champion_version="1",
         error=share,
         spent=share,

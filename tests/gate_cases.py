@@ -8,7 +8,7 @@ from bc_tasks.records import Case, CasePart, Look, MadeWith
 
 NUM_POSITIVES, NUM_NEGATIVES = 100, 200
 HOLDOUT = "b" * 64
-MADE_WITH = MadeWith(code_version="1", python="3.11", numpy="2")
+MADE_WITH = MadeWith(code_version="1", platform="here", python="3.11", numpy="2")
 
 
 class Found(NamedTuple):
@@ -69,6 +69,8 @@ def look(number: int = 1, *, error: float = 0.05 / 90, **changes: Any) -> Look:
         "holdout_fingerprint": HOLDOUT,
         "run_uri": "s3://images/runs/a",
         "looked_at": datetime(2026, 11, 23, 3, 0, tzinfo=UTC),
+        "challenger_sha256": "c" * 64,
+        "champion_sha256": "c" * 64,
         "champion_version": "3",
         "error": error,
         "spent": number * error,

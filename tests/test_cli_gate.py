@@ -50,7 +50,15 @@ def _bc(*arguments: str) -> str:
 def test_a_replay_says_that_the_same_bytes_came_out(run_uri: str) -> None:
     said = _bc("replay", run_uri)
     assert said.startswith("The same ")
+    assert "agree with the run's records and the ledger" in said
     assert "Passed: efficientnet_lite0" in said
+
+
+def test_a_copy_of_a_run_is_replayed_wherever_it_lies(run_uri: str, file_data_uri: str) -> None:
+    elsewhere = join(file_data_uri, "of-an-auditor")
+    for name in ("start.json", "evaluate.json", "verdict.json"):
+        local_storage().write(join(elsewhere, name), local_storage().read(join(run_uri, name)))
+    assert "this is a copy, so the ledger was not asked" in _bc("replay", elsewhere)
 
 
 def test_a_verdict_alone_is_replayed_too_wherever_it_lies(run_uri: str, file_data_uri: str) -> None:
@@ -58,7 +66,7 @@ def test_a_verdict_alone_is_replayed_too_wherever_it_lies(run_uri: str, file_dat
     local_storage().write(join(elsewhere, "verdict.json"), local_storage().read(join(run_uri, "verdict.json")))
     said = _bc("replay", elsewhere)
     assert said.startswith("The same ")
-    assert "The evaluation isn't there" in said
+    assert "the run's other records aren't there" in said
 
 
 def test_a_replay_of_an_edited_verdict_names_the_first_difference(run_uri: str) -> None:
@@ -75,7 +83,7 @@ def test_a_replay_sees_scores_that_were_edited_in_the_evaluation(run_uri: str) -
     number = next(number for number, line in enumerate(lines) if '"probability":' in line)
     lines[number] = f"{lines[number].partition(':')[0]}: 0.123,"
     local_storage().write(uri, "\n".join(lines).encode())
-    with pytest.raises(DataError, match=r"First difference: challenger\.probabilities\[0\] was recorded as"):
+    with pytest.raises(DataError, match=r"First difference: case\.challenger\.probabilities\[0\] was recorded"):
         _bc("replay", run_uri)
 
 

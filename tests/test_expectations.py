@@ -355,5 +355,28 @@ def test_data_docs_show_leaks_in_pairs_and_name_no_patient(tmp_path: Path) -> No
     assert "Jane" not in text
 
 
+def test_data_docs_tell_patients_of_the_holdout_from_doubled_ids_and_what_was_learnt(tmp_path: Path) -> None:
+    leaks = [
+        LEAK.model_copy(update={"reason": "holdout_patient", "was_learnt": True}),
+        LEAK.model_copy(update={"reason": "holdout_patient"}),
+        LEAK.model_copy(update={"reason": "duplicate_image_id"}),
+    ]
+    page.write(tmp_path / "page.html", "A night", {}, leaks)
+    text = " ".join((tmp_path / "page.html").read_text().split())
+    assert "2 further images of patients who are in the holdout" in text
+    assert "1 images with the image id of another of the holdout" in text
+    assert "1 images that earlier snapshots used are leaks: versions trained on them are measured on what" in text
+    assert "never learnt from" not in text
+
+
+def test_a_leak_that_was_let_pass_before_is_no_leak_of_tonight_though_its_label_was_corrected() -> None:
+    before = make_manifest(4).assign(quarantine_reason=["holdout_near_copy", "holdout_near_copy", None, None])
+    now = before.assign(label=1 - before["label"], quarantine_reason=["holdout_near_copy"] * 3 + [None])
+    now.loc[1, "sha256"] = "other bytes"
+    night = scopes.night(now, before, ())
+    assert isinstance(night, pd.DataFrame)
+    assert night["is_leak"].tolist() == [False, True, True, False]
+
+
 def test_data_docs_of_a_night_without_leaks_speak_of_none(hostile_night: tuple[Findings, str]) -> None:
     assert "Leaks" not in hostile_night[1]

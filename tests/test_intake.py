@@ -98,7 +98,10 @@ def test_reading_again_writes_no_shard_anew(file_data_uri: str, executor: Execut
 
 
 def _features(uri: str, row: Any, executor: Executor) -> Features:
-    return feature_store.load(local_storage(), uri, row["shard_key"], executor)[row["shard_row"]]
+    wanted = [(row["shard_key"], row["shard_row"] + 1)]
+    (of_shard,) = feature_store.load_many(local_storage(), uri, wanted, executor)
+    features: Features = of_shard[row["shard_row"]]
+    return features
 
 
 def test_each_images_features_lie_beside_its_pixels(file_data_uri: str, executor: Executor) -> None:

@@ -128,6 +128,42 @@ def test_an_image_id_of_the_holdout_is_nobody_elses() -> None:
     assert guarded.leaks["a"].detail == "holdout image i-h/1 of patient H has this id"
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        _row("a", "T1", "new", tag_patient_id="T1"),
+        _row("a", "X", "new", tag_patient_id="T1"),
+        _row("a", "T1", "new"),
+        _row("a", "X", "new", tag_patient_id="H"),
+    ],
+    ids=["named by the tag alone", "named by people too", "called so by people", "the tag says the holdout's name"],
+)
+def test_a_tag_that_names_a_patient_of_the_holdout_makes_its_bearer_that_patient(row: dict[str, Any]) -> None:
+    fixed = HOLDOUT.assign(tag_patient_id=["T1", None])
+    guarded = leakage.from_holdout(_rows(row, _row("b", row["patient_id"], "hers too"), _row("c", "Y", "q")), fixed)
+    assert _reasons(guarded) == {"a": "holdout_patient", "b": "holdout_patient"}
+    assert guarded.aliases == {row["patient_id"]}
+
+
+def test_a_tag_that_many_patients_share_names_nobody() -> None:
+    fixed = HOLDOUT.assign(tag_patient_id=["ANON", None])
+    rows = [_row(name, name, name, tag_patient_id="ANON") for name in ("X", "Y", "Z")]
+    assert leakage.from_holdout(_rows(*rows), fixed).leaks == {}
+    assert set(leakage.from_holdout(_rows(*rows[:2]), fixed).leaks) == {"X", "Y"}
+
+
+def test_names_are_followed_over_pictures_and_tags_in_turn() -> None:
+    guarded = _guard(
+        _row("a", "X", "picture-1"),
+        _row("b", "X", "another", tag_patient_id="D"),
+        _row("c", "Y", "a third", tag_patient_id="D"),
+        _row("d", "Z", "a third", quarantine_reason="no_label"),
+        _row("e", "Z", "a fourth"),
+    )
+    assert guarded.aliases == {"X", "Y", "Z"}
+    assert set(guarded.leaks) == {"a", "b", "c", "e"}
+
+
 def test_a_black_image_makes_nobody_another() -> None:
     guarded = _guard(_row("a", "H", "black", grey_std=0.0), _row("b", "X", "black", grey_std=0.0))
     assert _reasons(guarded) == {"a": "holdout_patient"}

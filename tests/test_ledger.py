@@ -61,6 +61,26 @@ def test_a_run_that_is_tried_again_has_looked_once(file_data_uri: str, compared:
     assert len(ledger.read(local_storage(), file_data_uri, first.holdout_fingerprint)) == 2
 
 
+def test_a_run_that_looks_at_other_models_has_looked_again(file_data_uri: str, compared: Evaluation) -> None:
+    uncompared = compared.model_copy(update={"champion": None, "champion_problem": "its weights are gone"})
+    assert _look(file_data_uri, uncompared, "a").error == 0
+    mended = _look(file_data_uri, compared, "a")
+    assert (mended.number, mended.error) == (2, 0.01)
+    other = compared.challenger.model_copy(update={"weights_sha256": "0" * 64})
+    again = _look(file_data_uri, compared.model_copy(update={"challenger": other}), "a")
+    assert (again.number, again.error) == (3, 0.01)
+
+
+def test_a_budget_that_is_raised_later_gives_nothing_more_and_what_is_left_can_be_spent(
+    file_data_uri: str, compared: Evaluation
+) -> None:
+    for number in range(4):
+        _look(file_data_uri, compared, f"night-{number}")
+    wider = GateConfig(total_error=0.4, expected_looks=5)
+    assert _look(file_data_uri, compared, "wider", wider).error == pytest.approx(0.01), "what was left"
+    assert _look(file_data_uri, compared, "wider still", wider).error == 0
+
+
 def test_a_look_that_compares_nothing_is_counted_and_spends_nothing(file_data_uri: str, tmp_path: Path) -> None:
     entry = _look(file_data_uri, _evaluation(tmp_path, champion_version=None), "a")
     assert (entry.number, entry.error, entry.spent) == (1, 0, 0)
@@ -105,7 +125,7 @@ def test_all_looks_together_never_spend_more_than_the_budget_and_waste_none(
     for number, compared in enumerate(compares, start=1):
         error = ledger.allowance(looks, policy) if compared else 0.0
         spent = (looks[-1].spent if looks else 0.0) + error
-        looks.append(look(number, error=error, spent=spent))
+        looks.append(look(number, error=error, spent=spent, total_error=total))
     num_compared = sum(compares)
     spent = looks[-1].spent if looks else 0.0
     assert spent <= total * (1 + 1e-9)

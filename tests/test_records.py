@@ -124,6 +124,8 @@ def test_a_digest_that_is_none_is_refused() -> None:
         ({"num_revised": 1}, True),
         ({"num_withdrawn": 1}, True),
         ({"base_is_unfinished": True}, True),
+        ({"num_new": 1, "is_routine": True}, False),
+        ({"num_new": 1, "is_routine": True, "base_is_unfinished": True}, True),
     ],
 )
 def test_any_difference_and_any_unfinished_night_is_news(changes: dict[str, int], has_news: bool) -> None:

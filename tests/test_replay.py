@@ -1,6 +1,7 @@
 """A verdict is computed again from its own record to the same bytes, or the first difference is named."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from gate_cases import CHAMPION, GOOD, MADE_WITH, Found, case, look
 from night_records import make_night
 
 from bc_tasks import cases, gates, replay
-from bc_tasks.config import GateConfig, RegistryConfig
+from bc_tasks.config import GateConfig, RegistryConfig, RunConfig
 from bc_tasks.errors import DataError
-from bc_tasks.records import Evaluation
+from bc_tasks.records import Evaluation, Run
 
 POLICY = GateConfig(num_resamples=2000)
 
@@ -25,6 +26,16 @@ def _evaluation(folder: Path) -> Evaluation:
     return make_night(
         "s3://images/runs/a", mlflow_run_id="m", registry=RegistryConfig(), weights=weights, champion_version="3"
     ).evaluation
+
+
+def _run() -> Run:
+    return Run(
+        run_uri="s3://images/runs/a",
+        started_at=datetime(2026, 11, 23, 2, 0, tzinfo=UTC),
+        trigger="scheduled",
+        code_version="1",
+        config=RunConfig(data_uri="s3://images", gate=POLICY),
+    )
 
 
 def test_the_same_bytes_come_out() -> None:
@@ -103,17 +114,43 @@ def test_models_that_saw_other_images_or_labels_have_no_scores_to_compare(tmp_pa
 
 
 def test_a_verdict_on_other_scores_than_were_measured_is_found_out(tmp_path: Path) -> None:
-    evaluation = _evaluation(tmp_path)
+    evaluation, run = _evaluation(tmp_path), _run()
     made = cases.build(evaluation, None, subgroups=(), seed=17)
     verdict = gates.decide(made, POLICY, look(), MADE_WITH)
-    assert replay.check_case(verdict, evaluation, None) is None
+    assert replay.check_records(verdict, run, evaluation) is None
     first, *rest = evaluation.challenger.scores
     swapped = evaluation.challenger.model_copy(
         update={"scores": (first.model_copy(update={"probability": 0.123}), *rest)}
     )
-    difference = replay.check_case(verdict, evaluation.model_copy(update={"challenger": swapped}), None)
+    difference = replay.check_records(verdict, run, evaluation.model_copy(update={"challenger": swapped}))
     assert difference is not None
-    assert difference.path == "challenger.probabilities[0]"
+    assert difference.path == "case.challenger.probabilities[0]"
+
+
+def test_a_verdict_under_another_policy_than_the_runs_is_found_out(tmp_path: Path) -> None:
+    evaluation, run = _evaluation(tmp_path), _run()
+    made = cases.build(evaluation, None, subgroups=(), seed=17)
+    verdict = gates.decide(made, GateConfig(profile="literal"), look(), MADE_WITH)
+    assert replay.replay(verdict.model_dump_json(indent=1).encode()).difference is None
+    difference = replay.check_records(verdict, run, evaluation)
+    assert difference is not None
+    assert difference.path == "policy.profile"
+
+
+def test_a_verdict_with_another_look_or_yardstick_than_the_ledgers_is_found_out(tmp_path: Path) -> None:
+    evaluation = _evaluation(tmp_path)
+    first = evaluation.champion.model_copy(update={"weights_sha256": "0" * 64})  # type: ignore[union-attr]
+    made = cases.build(evaluation, first, subgroups=(), seed=17)
+    verdict = gates.decide(made, POLICY, look(), MADE_WITH)
+    assert replay.check_ledger(verdict, [look()], first) is None
+    for looks, yardstick, path in (
+        ([look(error=0.0001)], first, "look.error"),
+        ([], first, "look"),
+        ([look()], None, "first_champion"),
+    ):
+        difference = replay.check_ledger(verdict, looks, yardstick)
+        assert difference is not None
+        assert difference.path == path
 
 
 def test_a_verdict_that_fails_everything_is_replayed_too() -> None:

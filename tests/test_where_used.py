@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bc_tasks import runs, withdrawing, withholding
 from bc_tasks.cli import app
 from bc_tasks.errors import DataError
-from bc_tasks.proof import where_used
+from bc_tasks.proof import where_used, where_used_page
 from bc_tasks.proof.where_used import Uses
 from bc_tasks.records import Verdict, trained_file_name
 from bc_tasks.storage import join
@@ -135,6 +135,41 @@ def test_a_manifest_that_is_gone_or_no_manifest_is_named_and_not_passed_over(arc
     archive.storage.delete(uri)
     with pytest.raises(DataError, match="1 manifests of committed snapshots are gone"):
         _find(archive, TRAINED)
+
+
+def test_pictures_that_stood_under_another_name_before_are_found_with_who_learnt_from_them(archive: Archive) -> None:
+    frame = make_manifest(30)
+    mine = frame["patient_id"] == TRAINED
+    renamed = frame.assign(patient_id=frame["patient_id"].mask(mine, "P7"))
+    archive.register(archive.run("a", archive.commit(frame), "m1"), "1")
+    archive.commit(renamed)
+    uses = _find(archive, "P7")
+    assert [(one.number, one.name, one.num_images) for one in uses.under_other_names] == [(1, TRAINED, 3)]
+    assert uses.used_in == (1, 2)
+    assert _models(uses) == [("a", "learned from them", "version 1")]
+    assert any(f"under the name {TRAINED} too" in one for one in where_used_page.sentences(uses))
+    assert [row[:2] for row in where_used_page.snapshots(uses)[1:]] == [("2", "P7"), ("1", TRAINED)]
+    outcome = withdrawing.withdraw(archive.storage, archive.data_uri, "P7", reason="r", by="b", now=NOW)
+    assert "1 model saw them, registered: version 1" in outcome.sentences[-1]
+
+
+def test_pictures_that_the_last_snapshot_gives_to_somebody_else_are_not_theirs(archive: Archive) -> None:
+    frame = make_manifest(30)
+    archive.commit(frame)
+    first = frame.index[frame["patient_id"] == TRAINED][0]
+    frame.loc[first, "patient_id"] = "P7"
+    archive.commit(frame)
+    uses = _find(archive, TRAINED)
+    assert uses.num_of_others == 1
+    assert frame.loc[first, "pixel_sha256"] not in {picture.pixel_sha256 for picture in uses.pictures}
+    assert len(uses.pictures) == 2
+    assert uses.under_other_names == ()
+
+
+def test_a_black_picture_that_many_have_leads_to_nobody(archive: Archive) -> None:
+    archive.commit(make_manifest(30).assign(pixel_sha256="0" * 64, grey_std=0.0))
+    uses = _find(archive, TRAINED)
+    assert (uses.under_other_names, uses.num_of_others, uses.pictures) == ((), 0, ())
 
 
 def test_the_command_line_says_it_in_sentences_and_tables_and_as_json(archive: Archive, tmp_path: Path) -> None:

@@ -1,22 +1,27 @@
 """A withdrawn patient: out of every snapshot to come, for good, and nothing else suffers from it."""
 
+import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from inboxes import NOW, Hospital, dicom, labels_csv, local_storage, picture
 from manifests import make_manifest
+from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 from bc_tasks import holdout, withdrawals, withdrawing, withholding
 from bc_tasks.cli import app
 from bc_tasks.errors import ConfigError, DataError
 from bc_tasks.holdout_creation import Choice, create
+from bc_tasks.leaks import feature_store
 from bc_tasks.records import ValidationReport
+from bc_tasks.splits import split_of
 from bc_tasks.steps import validate
 from bc_tasks.storage import join
 from bc_tasks.withdrawing import Outcome
@@ -119,7 +124,8 @@ def test_who_has_a_picture_of_a_withdrawn_patient_is_taken_for_them_and_named(ho
     hospital.remove("a", "P1_2_png.jpg", "P1_3_png.jpg")
     hospital.put("b", {"0/P9_90_png.jpg": picture(2), "0/P9_91_png.jpg": picture(91)})
     second = hospital.night("2")
-    assert "1 patients have one of their pictures and are taken for them: ['P9']" in second.notes[-1]
+    assert "1 other names are taken for them, by a picture or a tag" in second.notes[-1]
+    assert "P9" not in second.notes[-1]
     assert "P9" not in _used(hospital, "3")
     hospital.put("c", {"0/P9_92_png.jpg": picture(92)})
     assert "P9" not in _used(hospital, "4")
@@ -165,6 +171,162 @@ def test_a_batch_that_waits_holds_no_withdrawn_patient_either(hospital: Hospital
     second = waiting.ingest("2")
     assert second.waiting_batches == ("a",)
     assert second.num_withdrawn == 2
+
+
+# Under another name.
+
+
+def _mirrored(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    ImageOps.mirror(Image.open(io.BytesIO(picture(seed)))).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["theirs still lie there", "theirs were removed at once"])
+@pytest.mark.parametrize("copy_first", [False, True], ids=["copy after original", "copy before original"])
+def test_a_near_copy_that_was_set_aside_beside_the_original_is_not_used_in_its_stead(
+    hospital: Hospital, copy_first: bool, removed: bool
+) -> None:
+    learner, tuner = (
+        next(name for number in range(99) if split_of(name := f"{split}{number}", hospital.config.splits) == split)
+        for split in ("training", "tuning")
+    )
+    whose = {f"0/{learner}_1_png.jpg": _mirrored(50), f"0/{learner}_3_png.jpg": picture(51)}
+    batches = {"b": {f"0/{tuner}_2_png.jpg": picture(50)}, "c": whose}
+    for batch in sorted(batches, reverse=copy_first):
+        hospital.put(batch, batches[batch])
+        second = hospital.night(f"with {batch}")
+    assert "split_near_copy" in hospital.reasons(second).values()
+    outcome = _withdraw(hospital, tuner)
+    assert any("near copies of theirs" in one for one in outcome.sentences) == copy_first
+    if removed:
+        hospital.remove("b")
+    for name in ("3", "4"):
+        rows = hospital.rows(hospital.night(name))
+        assert set(rows.loc[rows["patient_id"] == learner, "quarantine_reason"]) == {HELD_BACK}
+    assert hospital.num_read("5") == 0
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_near_copy_of_a_follow_up_of_a_withdrawn_holdout_patient_is_not_used(
+    hospital: Hospital, removed: bool
+) -> None:
+    hospital.put("b", {"0/held-out_1_png.jpg": picture(50)})
+    hospital.put("c", {"0/X_1_png.jpg": _mirrored(50), "0/X_2_png.jpg": picture(51)})
+    assert hospital.reasons(hospital.night("2"))["c/0/X_1_png.jpg"] == "holdout_near_copy"
+    _withdraw(hospital, "held-out")
+    if removed:
+        hospital.remove("b")
+    for name in ("3", "4"):
+        assert "X" not in _used(hospital, name)
+
+
+def test_a_mirrored_picture_of_a_withdrawn_patient_is_known_when_it_comes_only_then(hospital: Hospital) -> None:
+    _withdraw(hospital)
+    hospital.remove("a", "P1_2_png.jpg", "P1_3_png.jpg")
+    hospital.night("2")
+    hospital.put("b", {"0/P9_90_png.jpg": _mirrored(2), "0/P9_91_png.jpg": picture(91), "0/P8_1_png.jpg": picture(92)})
+    for name in ("3", "4"):
+        used = _used(hospital, name)
+        assert "P9" not in used
+        assert "P8" in used
+    assert hospital.num_read("5") == 0
+
+
+def test_where_only_the_withdrawals_were_taken_along_the_night_goes_on(hospital: Hospital) -> None:
+    _withdraw(hospital)
+    for item in hospital.storage.list(join(hospital.data_uri, "pixels")):
+        hospital.storage.delete(item.uri)
+    assert withdrawals.stored_pictures(hospital.storage, hospital.data_uri).empty
+
+
+def test_whom_the_files_tags_tie_to_a_withdrawn_patient_is_held_back_and_nothing_of_them_stored(
+    hospital: Hospital,
+) -> None:
+    tagged = {"1.dcm": dicom(50, PatientID="D1"), "labels.csv": labels_csv({"1.dcm": 1}, patient_id="P7")}
+    hospital.put("d", tagged)
+    hospital.night("2")
+    _withdraw(hospital, "P7")
+    hospital.put("e", {"0/z.dcm": dicom(52, PatientID="D1"), "0/y.dcm": dicom(53, PatientID="D2")})
+    hospital.put("f", {"2.dcm": dicom(54, PatientID="D1"), "labels.csv": labels_csv({"2.dcm": 1}, patient_id="P8")})
+    before = set(hospital.listing("pixels"))
+    hospital.ingest("3")
+    (shard,) = set(hospital.listing("pixels")) - before
+    assert len(np.load(io.BytesIO(hospital.storage.read(join(hospital.data_uri, shard))))) == 1  # of D2
+    assert hospital.storage.find(join(hospital.data_uri, feature_store.key_of(shard))) is not None
+    for name in ("4", "5"):
+        used = _used(hospital, name)
+        assert used.isdisjoint({"D1", "P7", "P8"})
+        assert "D2" in used
+    assert hospital.num_read("6") == 0
+
+
+def test_a_tag_that_many_patients_share_ties_nobody_and_their_pixels_are_stored(hospital: Hospital) -> None:
+    for number in range(3):
+        said = labels_csv({"1.dcm": 1}, patient_id=f"A{number}")
+        hospital.put(f"d{number}", {"1.dcm": dicom(50 + number, PatientID="ANON"), "labels.csv": said})
+    hospital.night("2")
+    _withdraw(hospital, "A0")
+    said = labels_csv({"1.dcm": 1}, patient_id="A9")
+    hospital.put("e", {"1.dcm": dicom(60, PatientID="ANON"), "labels.csv": said})
+    for name in ("3", "4"):
+        rows = hospital.rows(hospital.night(name))
+        used = rows[rows["quarantine_reason"].isna()]
+        assert {"A1", "A2", "A9"} <= set(used["patient_id"])
+        assert used["shard_key"].notna().all()
+
+
+def test_a_corrected_attribution_draws_no_innocent_patient_in(hospital: Hospital) -> None:
+    said = {"y.jpg": 1, "z.jpg": 0}
+    hospital.put("d", {"y.jpg": picture(61), "z.jpg": picture(62), "labels.csv": labels_csv(said, patient_id="P1")})
+    hospital.night("2")
+    hospital.put("d", {"labels.csv": labels_csv(said, patient_id="P2")})
+    hospital.night("3")
+    outcome = _withdraw(hospital)
+    assert any("2 pictures that earlier snapshots gave to them" in sentence for sentence in outcome.sentences)
+    assert len(outcome.withdrawal.pixel_sha256) == 2
+    assert {"P0", "P2", "P3"} <= _used(hospital, "4")
+
+
+@pytest.mark.parametrize("mended", ["removed", "relabelled"])
+def test_a_name_that_had_one_of_their_pictures_by_mistake_is_free_once_that_is_mended(
+    hospital: Hospital, mended: str
+) -> None:
+    _withdraw(hospital)
+    hospital.put("b", {"0/P9_91_png.jpg": picture(91), "0/P9_92_png.jpg": picture(92)})
+    said = {"wrong.jpg": 1}
+    hospital.put("c", {"wrong.jpg": _mirrored(2), "labels.csv": labels_csv(said, patient_id="P9")})
+    for name in ("2", "3"):
+        assert "P9" not in _used(hospital, name)
+    if mended == "removed":
+        hospital.remove("c")
+    else:
+        hospital.put("c", {"labels.csv": labels_csv(said, patient_id="P1")})
+    fourth = hospital.night("4")
+    assert fourth.number == 3
+    rows = hospital.rows(fourth)
+    used = rows[rows["quarantine_reason"].isna()]
+    assert (used["patient_id"] == "P9").sum() == 2
+    assert used["shard_key"].notna().all()
+    assert "P1" not in set(used["patient_id"])
+    assert not hospital.ingest("5").has_changes
+
+
+def test_who_is_taken_for_them_over_several_names_does_not_depend_on_the_number_of_nights(hospital: Hospital) -> None:
+    _withdraw(hospital)
+    batches = {
+        "x": {"0/X_1_png.jpg": picture(2), "0/X_2_png.jpg": picture(80)},
+        "y": {"0/Y_3_png.jpg": picture(80) + b"\0", "0/Y_4_png.jpg": picture(81)},
+        "z": {"0/Z_5_png.jpg": picture(81) + b"\0", "0/Z_6_png.jpg": picture(82)},
+    }
+    for batch, files in batches.items():
+        hospital.put(batch, files)
+    assert _used(hospital, "2").isdisjoint("XYZ")
+    assert _used(hospital, "3").isdisjoint("XYZ")
+    hospital.remove("y", "Y_3_png.jpg")
+    assert _used(hospital, "4") & set("XYZ") == {"Y", "Z"}
+    hospital.put("y", batches["y"])
+    assert _used(hospital, "5").isdisjoint("XYZ")
 
 
 # Validation.
@@ -265,6 +427,17 @@ def test_a_withdrawn_patient_gets_into_no_new_holdout(file_data_uri: str) -> Non
     assert fixed.patient_ids == {"P0", "P2", "P3", "P4", "P5"}
 
 
+def test_nothing_is_stored_of_whom_only_the_files_tags_name_when_a_holdout_is_made(file_data_uri: str) -> None:
+    hospital = Hospital(local_storage(), file_data_uri, {"validation.min_images": 2})
+    hospital.put("a", {f"{number % 2}/{number}.dcm": dicom(number, PatientID=f"D{number}") for number in range(4)})
+    _withdraw(hospital, "D1", unknown_ok=True)
+    with ThreadPoolExecutor(1) as executor:
+        fixed = create(hospital.storage, hospital.config, Choice(share=1), now=NOW, executor=executor)
+    assert fixed.patient_ids == {"D0", "D2", "D3"}
+    (shard,) = hospital.listing("pixels")
+    assert len(np.load(io.BytesIO(hospital.storage.read(join(hospital.data_uri, shard))))) == 3
+
+
 @pytest.fixture
 def bc(hospital: Hospital, tmp_path: Path) -> Callable[..., Result]:
     """The command line on the hospital's data."""
@@ -299,3 +472,17 @@ def test_the_command_line_withdraws_lists_and_tells_of_the_holdout(
         ("held-out", "privacy desk", "request 115"),
     ]
     assert "2 patients withdrawn" in bc("withdrawals").output
+
+
+def test_a_reason_with_brackets_is_shown_as_it_is(hospital: Hospital, bc: Callable[..., Result]) -> None:
+    withdrawing.withdraw(
+        hospital.storage, hospital.data_uri, "P1", reason="see ticket [/x]", by="[red]", now=NOW, unknown_ok=False
+    )
+    shown = " ".join(bc("withdrawals").output.split())
+    assert "see ticket [/x]" in shown
+    assert "[red]" in shown
+    assert bc("where-used", "P1").exit_code == 0
+
+
+def test_a_withdrawal_names_the_traces_that_past_nights_have_left(hospital: Hospital) -> None:
+    assert any("runs/*/leaks.json and the Data Docs" in sentence for sentence in _withdraw(hospital).sentences)

@@ -5,6 +5,7 @@ them, and Airflow, which serves the page, should not run their scripts. So its t
 """
 
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -38,9 +39,14 @@ def write(path: Path, title: str, checked: Mapping[Scope, Sequence[Checked]], le
     outcomes = [outcome for group in checked.values() for outcome, _ in group]
     sections = [_section(scope, group).to_json_dict() for scope, group in checked.items()]
     disguised = [leak for leak in leaks if leak.reason in DISGUISED_LEAKS]
+    reasons = Counter(leak.reason for leak in leaks)
     shown = {"leaks": disguised[:NUM_LEAKS], "num_leaks": len(disguised), "leak_words": LEAK_WORDS}
-    num_routine = len(leaks) - len(disguised)
-    text = template.render(title=title, outcomes=outcomes, sections=sections, num_routine=num_routine, **shown)
+    counts = {
+        "num_routine": reasons[QuarantineReason.HOLDOUT_PATIENT],
+        "num_doubled_ids": reasons[QuarantineReason.DUPLICATE_IMAGE_ID],
+        "num_learnt": sum(leak.was_learnt for leak in leaks),
+    }
+    text = template.render(title=title, outcomes=outcomes, sections=sections, **shown, **counts)
     path.write_text(text, encoding="utf-8")
 
 

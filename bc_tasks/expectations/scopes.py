@@ -81,10 +81,17 @@ def is_leak(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["quarantine_reason"].fillna("").isin(DISGUISED_LEAKS)
 
 
+def is_new_leak(candidate: pd.DataFrame, previous: pd.DataFrame) -> "pd.Series[bool]":
+    """Say which rows are such leaks, and were not in the manifest before: what a person has let pass once may stay."""
+    columns = ["key", "sha256", "quarantine_reason"]
+    then, now = (pd.MultiIndex.from_frame(rows[columns].astype("string").fillna("")) for rows in (previous, candidate))
+    return is_leak(candidate) & ~now.isin(then)
+
+
 def night(candidate: pd.DataFrame, previous: pd.DataFrame, bad_keys: Collection[str]) -> pd.DataFrame | str:
     """Return tonight's rows, quarantined ones included, with `is_bad` and `is_leak`; both manifests are whole."""
     bad = is_bad(candidate) | candidate["key"].isin(bad_keys)
-    judged = candidate.assign(is_bad=bad, is_leak=is_leak(candidate))
+    judged = candidate.assign(is_bad=bad, is_leak=is_new_leak(candidate, previous))
     rows = judged[is_tonights(candidate, previous)].reset_index(drop=True)
     return "nothing is new or revised" if rows.empty else rows
 

@@ -2,20 +2,25 @@
 
 import base64
 import io
+import logging
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bc_tasks.leaks import feature_store
+from bc_tasks import shards
+from bc_tasks.errors import DataError, ObjectNotFound
 from bc_tasks.mammogram import QuarantineReason
 from bc_tasks.records import Leak, Leaks
 from bc_tasks.shards import Images
-from bc_tasks.storage import Storage
+from bc_tasks.storage import Storage, join
 
 NUM_PICTURED = 20
 THUMBNAIL_PX = 128
 NEAR_COPIES = (QuarantineReason.HOLDOUT_NEAR_COPY, QuarantineReason.SPLIT_NEAR_COPY)
+
+log = logging.getLogger(__name__)
 
 
 def picture(
@@ -30,8 +35,8 @@ def picture(
     shown = [
         leak.model_copy(
             update={
-                "thumbnail": thumbnails[digest_of[leak.key]],
-                "other_thumbnail": thumbnails[leak.other_pixel_sha256],
+                "thumbnail": thumbnails.get(digest_of[leak.key], ""),
+                "other_thumbnail": thumbnails.get(leak.other_pixel_sha256, ""),
             }
         )
         for leak in pictured
@@ -40,14 +45,22 @@ def picture(
 
 
 def _thumbnails(storage: Storage, data_uri: str, digests: Sequence[str], rows: pd.DataFrame) -> dict[str, str]:
-    """Return a small JPEG in base64 for each picture's digest; a shard is fetched once, and one at a time."""
+    """Return a small JPEG in base64 for each picture's digest, and none of those whose pixels are gone."""
     wanted = rows[rows["pixel_sha256"].isin(digests) & rows["shard_key"].notna()].drop_duplicates("pixel_sha256")
     thumbnails = {}
-    for key, group in wanted.groupby("shard_key"):
-        with feature_store.open_pixels(storage, data_uri, str(key)) as images:
-            for digest, row in zip(group["pixel_sha256"], group["shard_row"], strict=True):
-                thumbnails[digest] = _thumbnail(images[int(row)])
+    for digest, key, row in zip(wanted["pixel_sha256"], wanted["shard_key"], wanted["shard_row"], strict=True):
+        uri = join(data_uri, key)
+        try:
+            thumbnails[digest] = _thumbnail(_pixels(storage, uri, int(row)))
+        except (ObjectNotFound, DataError) as error:
+            log.warning("image %s of %s is not pictured: %s", row, uri, error)
     return thumbnails
+
+
+def _pixels(storage: Storage, uri: str, row: int) -> Images:
+    """Return the pixels (S, S) of one image of a shard, and read no other."""
+    start, side_px = shards.place_of(storage.read_range(uri, 0, shards.HEAD_BYTES), row)
+    return np.frombuffer(storage.read_range(uri, start, side_px**2), np.uint8).reshape(side_px, side_px)
 
 
 def _thumbnail(pixels: Images) -> str:

@@ -2,7 +2,10 @@
 
 An image gives itself away by its patient, by its source image, by its pixels, or as a near copy: mirrored, turned,
 saved anew, cropped. Who has a picture of a holdout's patient is taken for that patient under another name, so all else
-of theirs is a leak too. All is decided anew each night: a copy whose original is gone is a leak no more.
+of theirs is a leak too; the patient id in a file's own tags is such a name, unless many patients share it. All is
+decided anew each night, from what lies in the inbox: a copy whose original is gone is a leak no more. So a name is
+forgotten, too, once the image that gave it away is gone: taking out that image alone says that it came under this name
+by mistake, and frees the rest. Who is one patient must get one name, or be taken out whole.
 """
 
 import json
@@ -13,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bc_tasks import identity
+from bc_tasks import identity, ties
 from bc_tasks.mammogram import QuarantineReason, Split
 from bc_tasks.records import Leak
 
@@ -115,43 +118,40 @@ def _under_other_names(rows: pd.DataFrame, holdout_rows: pd.DataFrame) -> tuple[
     """Return by key the images that show a picture of the holdout's patients, and by name how that is known.
 
     Who shows one picture of a holdout's patient, be it in the holdout or not, is that patient, and so are all who show
-    exactly one of theirs: it goes on until nobody more is found. A near copy counts only of a patient whom the holdout
-    itself names: among very many images chance likeness would else lead from one to the next without end.
+    exactly one of theirs, or whom a file's tag ties to them: it goes on until nobody more is found. A near copy counts
+    only of a patient whom the holdout itself names: among very many images chance likeness would else lead from one to
+    the next without end.
     """
-    copies = copies_noted(rows)
-    of_holdout = rows.loc[rows["patient_id"].isin(set(holdout_rows["patient_id"])), "pixel_sha256"].dropna()
-    originals = frozenset(holdout_rows["pixel_sha256"].dropna()) | frozenset(of_holdout)
+    measured_on = frozenset(holdout_rows["patient_id"])
     pictures = {row.pixel_sha256: (row, "holdout ") for row in _each(holdout_rows) if pd.notna(row.pixel_sha256)}
+    for row in _each(rows[rows["patient_id"].isin(measured_on) & ties.is_telling(rows)]):
+        pictures.setdefault(row.pixel_sha256, (row, ""))
+    originals, copies = frozenset(pictures), copies_noted(rows)
+    copied = {digest for digest, others in copies.items() if not originals.isdisjoint(others)}
+    everyone = pd.concat([rows, holdout_rows], ignore_index=True)
     names = dict.fromkeys(holdout_rows["patient_id"], "")
     shown: dict[str, Leak] = {}
-    telling = rows[rows["pixel_sha256"].notna() & (rows["grey_std"].fillna(1) > 0)]  # a constant image shows nobody
-    while True:
-        is_theirs = telling["patient_id"].isin(names)
-        for row in _each(telling[is_theirs]):
+    for found in ties.spread(everyone, measured_on, originals | copied):
+        for row in _each(found.by_picture):
+            shown[row.key] = leak = _shown(row, pictures, copies, originals)
+            names.setdefault(row.patient_id, f"{row.key} is {leak.detail}")
+        for row in _each(found.by_tag):
+            names.setdefault(row.patient_id, f"{row.key} is tied to them by the patient id in a file's tags")
+        for row in _each(found.theirs):
             pictures.setdefault(row.pixel_sha256, (row, ""))
-        showing = _showing(telling[~is_theirs], pictures, copies, originals)
-        found = {row.key: (row.patient_id, leak) for row, leak in showing}
-        if not found:
-            return shown, names
-        for key, (patient_id, leak) in found.items():
-            shown[key] = leak
-            names.setdefault(patient_id, f"{key} is {leak.detail}")
+    return shown, names
 
 
-def _showing(
-    rows: pd.DataFrame, pictures: Mapping[str, tuple[Row, str]], copies: Copies, originals: Set[str]
-) -> Iterator[tuple[Row, Leak]]:
-    """Yield each row that shows one of the pictures, or a near copy of one of the originals, as a leak of it."""
-    copied = {digest for digest, others in copies.items() if not originals.isdisjoint(others)}
-    for row in _each(rows[rows["pixel_sha256"].isin(copied | set(pictures))]):
-        if row.pixel_sha256 in pictures:
-            other, whose = pictures[row.pixel_sha256]
-            reason, how, said = QuarantineReason.HOLDOUT_PIXELS, "", "the same picture as"
-        else:
-            digest = next(digest for digest in copies[row.pixel_sha256] if digest in originals)
-            (other, whose), how = pictures[digest], copies[row.pixel_sha256][digest]
-            reason, said = QuarantineReason.HOLDOUT_NEAR_COPY, f"a near copy ({how}) of"
-        yield row, _leak(row, reason, f"{said} {whose}{_called(other)}", other, how)
+def _shown(row: Row, pictures: Mapping[str, tuple[Row, str]], copies: Copies, originals: Set[str]) -> Leak:
+    """Return a row that shows one of the pictures, or a near copy of one of the originals, as a leak of it."""
+    if row.pixel_sha256 in pictures:
+        other, whose = pictures[row.pixel_sha256]
+        reason, how, said = QuarantineReason.HOLDOUT_PIXELS, "", "the same picture as"
+    else:
+        digest = next(digest for digest in copies[row.pixel_sha256] if digest in originals)
+        (other, whose), how = pictures[digest], copies[row.pixel_sha256][digest]
+        reason, said = QuarantineReason.HOLDOUT_NEAR_COPY, f"a near copy ({how}) of"
+    return _leak(row, reason, f"{said} {whose}{_called(other)}", other, how)
 
 
 def _each(rows: pd.DataFrame) -> Iterator[Row]:

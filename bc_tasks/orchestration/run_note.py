@@ -1,4 +1,6 @@
-"""The note on a run in Airflow's grid: what the night brought, in two or three sentences without any id of an image.
+"""The note on a run in Airflow's grid: what the night brought, in two or three sentences.
+
+It names no image, unless the failure that stopped the night does.
 
 A task can't write a run's note: its API has no such call. So each step leaves the text as an XCom, and this
 module, as a listener in the scheduler (see `plugin.py`), copies the last one when the run ends.
@@ -12,15 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.listeners import hookimpl
 
 from bc_tasks.errors import BcError, RecordMissing
-from bc_tasks.records import (
-    FAILED_VALIDATION,
-    Override,
-    Record,
-    RegisteredModel,
-    Snapshot,
-    ValidationReport,
-    Verdict,
-)
+from bc_tasks.records import FAILED_VALIDATION, Record, RegisteredModel, Snapshot, ValidationReport, Verdict
 
 if TYPE_CHECKING:
     from bc_tasks.storage import Storage
@@ -63,8 +57,6 @@ def _sentences(storage: "Storage", run_uri: str) -> Iterator[str]:
         yield verdict.summary
         if verdict.dry_run:
             yield "A dry run: nothing was registered."
-    if override := _read(storage, run_uri, Override):
-        yield f"Overridden by {override.by}."
     if model := _read(storage, run_uri, RegisteredModel):
         yield f"Registered as version {model.version}."
 
@@ -79,7 +71,8 @@ def _read(storage: "Storage", run_uri: str, kind: type[R], file_name: str | None
 
 def _news(snapshot: Snapshot) -> str:
     if not snapshot.has_news:
-        return f"Nothing new since snapshot {snapshot.base_number}."
+        routine = " but copies and images of the holdout's patients" if snapshot.has_changes else ""
+        return f"Nothing new{routine} since snapshot {snapshot.base_number}."
     which = f"Snapshot {snapshot.number}" if snapshot.number else "Candidate snapshot"
     others = {
         "revised": snapshot.num_revised,

@@ -10,6 +10,8 @@ from bc_tasks import environment
 
 log = logging.getLogger(__name__)
 
+NOTHING_NEW = "No image is new, revised or withdrawn"
+
 
 @task
 def start(params: dict[str, Any], dag_run: Any, ti: Any) -> list[str]:
@@ -46,14 +48,15 @@ def anything_new(run_uri: str) -> bool:
     storage = open_storage()
     snapshot = runs.read(storage, run_uri, Snapshot)
     if snapshot.has_news:
-        if not snapshot.has_changes:
+        if not snapshot.has_changes or snapshot.is_routine:
             log.info(
-                "No image is new, but the night of snapshot %s broke off; this one makes up for it.",
+                "Nothing is to be learnt, but the night of snapshot %s broke off; this one makes up for it.",
                 snapshot.base_number,
             )
         return True
     waiting = f"; still being uploaded: {', '.join(snapshot.waiting_batches)}" if snapshot.waiting_batches else ""
-    log.info("No image is new, revised or withdrawn since snapshot %s%s.", snapshot.base_number, waiting)
+    seen = "Only copies, and images of the holdout's patients, are new" if snapshot.has_changes else NOTHING_NEW
+    log.info("%s since snapshot %s%s.", seen, snapshot.base_number, waiting)
     if runs.read(storage, run_uri, Run).config.training.train_if_nothing_new:
         log.info("Training all the same: train_if_nothing_new is set.")
         return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bc_tasks import fingerprint, manifest
+from bc_tasks import fingerprint, gates, manifest
 from bc_tasks.mammogram import Split
 from bc_tasks.proof.witnesses import NOTHING, Link, agree, digest, fact, told
 from bc_tasks.records import (
@@ -111,7 +111,8 @@ def _of_the_verdict(found: Found, registry: "Entry") -> Iterator[Link]:
     if found.override is not None:
         yield agree("verdict overridden", {"the override": found.override.verdict_sha256, "the run's record": record})
     if found.verdict is not None:
-        allowed = found.verdict.passed or found.override is not None
+        overridden = found.override is not None and gates.may_be_overridden(found.verdict)
+        allowed = found.verdict.passed or overridden
         by = f", because {found.override.by} overrode it" if found.override else ""
         sentence = f"the version may be registered{by}" if allowed else f"it forbids it: {found.verdict.summary}"
         yield fact("verdict's word", allowed, sentence)

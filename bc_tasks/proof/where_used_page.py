@@ -15,6 +15,13 @@ def sentences(uses: Uses) -> tuple[str, ...]:
         saw = f"registered versions that saw them: {', '.join(uses.versions) or 'none'}"
         first = f"{held}; {saw}."
     rest = []
+    if names := sorted({one.name for one in uses.under_other_names if one.num_images}):
+        rest.append(f"Pictures of theirs were used under the name {', '.join(names)} too.")
+    if uses.num_of_others:
+        rest.append(
+            f"{uses.num_of_others} pictures that were theirs once are another patient's by the last snapshot or the "
+            "holdout: under other names these were not looked for."
+        )
     if uses.holdout is not None:
         rest.append(f"{uses.holdout.num_images} of their images are in the holdout: every evaluation measures on them.")
     if (one := uses.withdrawal) is not None:
@@ -23,12 +30,13 @@ def sentences(uses: Uses) -> tuple[str, ...]:
 
 
 def snapshots(uses: Uses) -> Table:
-    """Return the snapshots that list the patient, the latest first."""
+    """Return the snapshots that list the patient, under whatever name, the latest first."""
+    listed = (one for one in (*uses.snapshots, *uses.under_other_names) if one.number is not None)
     rows = [
-        (str(one.number), one.split, str(one.num_images), str(one.num_quarantined), str(one.num_held_back))
-        for one in reversed(uses.snapshots)
+        (str(one.number), one.name, one.split, str(one.num_images), str(one.num_quarantined), str(one.num_held_back))
+        for one in sorted(listed, key=lambda one: -(one.number or 0))
     ]
-    return [("snapshot", "split", "images used", "quarantined", "held back"), *rows]
+    return [("snapshot", "under the name", "split", "images used", "quarantined", "held back"), *rows]
 
 
 def models(uses: Uses) -> Table:

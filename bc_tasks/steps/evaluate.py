@@ -1,6 +1,7 @@
 """evaluate: measures the night's best model and the champion on the same holdout, by the same code."""
 
 import hashlib
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bc_tasks import grouping, holdout, metrics, runs
+from bc_tasks import grouping, holdout, ledger, metrics, runs
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import BcError, ConfigError, DataError, OutOfMemory
 from bc_tasks.grouping import Groups
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from bc_tasks.tracking import RegisteredVersion, Tracking
 
 
-def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) -> Evaluation:
+def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path, now: datetime) -> Evaluation:
     """Pick the best backbone by its tuning score, measure it and the champion, and write the record.
 
     Raises:
@@ -44,7 +45,8 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) ->
     """
     if runs.exists(storage, run_uri, f"{Evaluation.step}.json"):
         return runs.read(storage, run_uri, Evaluation)
-    config = runs.read(storage, run_uri, Run).config
+    start = runs.read(storage, run_uri, Run)
+    config = start.config
     trained = [
         runs.read(storage, run_uri, TrainedModel, trained_file_name(backbone)) for backbone in config.training.backbones
     ]
@@ -61,6 +63,8 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking", cache: Path) ->
         other_versions=() if champion or problem else tracking.versions(),
         ranking={model.spec.backbone: model.tuning_metrics[SELECTION_METRIC] for model in trained},
     )
+    # Before anybody sees a figure: what is seen was looked at, even if the night goes no further.
+    ledger.look(storage, config.data_uri, evaluation, config.gate, run_uri=start.run_uri, now=now)
     tracking.log_metrics(best.mlflow_run_id, evaluation.challenger.figures)
     runs.write(storage, run_uri, evaluation)
     return evaluation

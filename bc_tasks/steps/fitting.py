@@ -4,10 +4,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bc_tasks import calibration, metrics, operating_point
-from bc_tasks.errors import DataError
+from bc_tasks.errors import DataError, TrainingDiverged
 from bc_tasks.holdout import Holdout
 from bc_tasks.mammogram import Split
 from bc_tasks.records import Calibration, ModelSpec
@@ -50,11 +51,17 @@ def fit(job: Job, weights: Path, rows: pd.DataFrame, fixed: Holdout, storage: St
 
     Raises:
         DataError: a tuning image is of the holdout; nothing was scored.
+        TrainingDiverged: a probability is no finite number.
     """
     chosen = rows[rows["split"] == Split.TUNING.value]
     _refuse_holdout(chosen, fixed)
     tuning = fetch_split(storage, job.config.data_uri, chosen, Split.TUNING, job.cache)
     scores = _score(job, weights, tuning)
+    if not np.isfinite(scores).all():
+        raise TrainingDiverged(
+            f"the trained weights give {(~np.isfinite(scores)).sum()} of {len(scores)} tuning images no finite "
+            "probability; lower training.learning_rate"
+        )
     policy = job.config.operating_point
     scale = (calibration.fit if policy.calibrate else calibration.none)(tuning.labels, scores)
     calibrated = calibration.apply(scores, scale.temperature)

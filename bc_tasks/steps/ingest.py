@@ -1,7 +1,7 @@
 """ingest: prepares tonight's candidate snapshot out of the inbox; validation commits it."""
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any
@@ -29,10 +29,15 @@ from bc_tasks.holdout import Holdout
 from bc_tasks.inbox import Inbox
 from bc_tasks.leaks import copy_search, leak_report, leakage
 from bc_tasks.leaks.leakage import Guarded
+from bc_tasks.mammogram import DISGUISED_LEAKS, QuarantineReason, Split
 from bc_tasks.pixels import preprocessing_sha256
-from bc_tasks.records import Run, Snapshot
+from bc_tasks.records import Leak, Run, Snapshot
 from bc_tasks.storage import Storage, join
 from bc_tasks.withholding import Withdrawn
+
+LEARNT = (
+    "{} images that earlier snapshots used are leaks: versions trained on them are measured on what they have learnt"
+)
 
 
 def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) -> Snapshot:
@@ -56,14 +61,22 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
     _refuse_mixtures(config, fixed, base)
     before = snapshots.read_manifest(storage, base) if base else manifest.empty()
     seen = inbox.read(storage, config.data_uri, config.ingest, now)
-    withdrawn = withholding.with_other_names(withdrawals.known(storage, config.data_uri), before)
+    withdrawn = withdrawals.known(storage, config.data_uri)
     rows = _read_what_is_new(storage, config, seen, before, withdrawn, executor)
-    noted = copy_search.note_copies(storage, config.data_uri, rows, fixed.manifest, executor)
-    candidate, guarded = _guarded(noted, config, fixed, before)
+    # Pictures of withdrawn patients are sought, too; and what is held back was compared with nothing meanwhile.
+    shown = pd.concat([fixed.manifest, withdrawals.stored_pictures(storage, config.data_uri)], ignore_index=True)
+    compared = before[~withholding.is_held_back(before)]
+    noted = copy_search.note_copies(storage, config.data_uri, rows, compared, shown, executor)
+    candidate, guarded = _guarded(withholding.hold_back(noted, withdrawn), config, fixed, before)
     manifest_uri = join(run_uri, "candidate.parquet")
     storage.write(manifest_uri, manifest.to_parquet(candidate))
     news = delta.news(before, candidate)
-    tonights = [leak for key, leak in guarded.leaks.items() if key in news.new | news.revised]
+    learnt = _learnt(before, candidate)
+    tonights = [
+        leak.model_copy(update={"was_learnt": key in learnt and leak.reason != QuarantineReason.SPLIT_NEAR_COPY})
+        for key, leak in guarded.leaks.items()
+        if key in news.new | news.revised
+    ]
     runs.write(storage, run_uri, leak_report.picture(storage, config.data_uri, tonights, candidate, fixed.manifest))
     snapshot = Snapshot(
         manifest_uri=manifest_uri,
@@ -76,7 +89,8 @@ def run(run_uri: str, *, storage: Storage, now: datetime, executor: Executor) ->
         **_counted(news, candidate),
         counts=snapshots.describe(candidate),
         waiting_batches=seen.waiting_batches,
-        notes=(*seen.notes, *_notes_on(guarded.aliases), *withholding.notes_on(candidate, withdrawn)),
+        notes=(*seen.notes, *_notes_on(guarded.aliases, tonights), *withholding.notes_on(candidate, withdrawn)),
+        is_routine=base is not None and _is_routine(before, candidate, news),
     )
     runs.write(storage, run_uri, snapshot)
     return snapshot
@@ -112,10 +126,13 @@ def _read_what_is_new(
 ) -> pd.DataFrame:
     """Return tonight's rows, with all that people, the files' bytes and their tags say of them."""
     changes = delta.compare(seen.rows, seen.waiting_batches, before)
-    to_read, unread = withholding.divide(changes.to_read, before, withdrawn)
-    read = intake.read_images(storage, config.data_uri, to_read, seen.objects, config.ingest, executor)
-    rows = identity.complete(pd.concat([changes.known, read], ignore_index=True))
-    return pd.concat([withholding.hold_back(rows, withdrawn), unread], ignore_index=True)
+    known = identity.complete(changes.known)
+    to_read, unread = withholding.divide(changes.to_read, known, before, withdrawn)
+    return intake.read_allowed(
+        *(storage, config.data_uri, to_read, seen.objects, config.ingest, executor),
+        withdrawn=withdrawn,
+        known=pd.concat([known, unread], ignore_index=True),
+    )
 
 
 def _guarded(
@@ -132,11 +149,32 @@ def _guarded(
     return candidate, Guarded({**of_holdout.leaks, **across}, of_holdout.aliases)
 
 
-def _notes_on(aliases: Set[str]) -> list[str]:
-    if not aliases:
-        return []
-    names = sorted(aliases)[:10]
-    return [f"{len(aliases)} patients are in the holdout under another name, and are never learnt from: {names}"]
+def _learnt(before: pd.DataFrame, candidate: pd.DataFrame) -> frozenset[str]:
+    """Return the keys of images whose pictures were in training or tuning before."""
+    used = manifest.usable(before)
+    learnt_from = used.loc[used["split"].isin([Split.TRAINING.value, Split.TUNING.value]), "pixel_sha256"]
+    return frozenset(candidate.loc[candidate["pixel_sha256"].isin(set(learnt_from.dropna())), "key"])
+
+
+def _notes_on(aliases: Set[str], tonights: Sequence[Leak]) -> list[str]:
+    also = f"{len(aliases)} patients are in the holdout under another name, and are not learnt from: see the manifest"
+    num_learnt = sum(leak.was_learnt for leak in tonights)
+    return [*([also] if aliases else []), *([LEARNT.format(num_learnt)] if num_learnt else [])]
+
+
+def _is_routine(before: pd.DataFrame, candidate: pd.DataFrame, news: News) -> bool:
+    """Say whether the same images are used as before, and all that came is what comes every day, and is no fault.
+
+    What validation has set aside counts as used: it judges that anew, whenever there is news.
+    """
+    failed = (before["quarantine_reason"] == QuarantineReason.FAILED_EXPECTATION).fillna(False)
+    used = before.assign(quarantine_reason=before["quarantine_reason"].mask(failed))
+    came = candidate[candidate["key"].isin(news.new | news.revised)].set_index("key")["quarantine_reason"].fillna("")
+    then = before.drop_duplicates("key").set_index("key")["quarantine_reason"].reindex(came.index).fillna("")
+    is_usual = came.isin({QuarantineReason.HOLDOUT_PATIENT, QuarantineReason.DUPLICATE_CONTENT})
+    is_known_leak = came.isin(DISGUISED_LEAKS) & (came == then)
+    is_same = fingerprint.of_manifest(used) == fingerprint.of_manifest(candidate)
+    return is_same and bool((is_usual | is_known_leak).all())
 
 
 def _counted(news: News, candidate: pd.DataFrame) -> dict[str, Any]:

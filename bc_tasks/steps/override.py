@@ -1,4 +1,4 @@
-"""override: a person's word that a challenger may be registered though its champion could not be measured."""
+"""override: a person's word that a challenger may be registered though it could not be compared."""
 
 import hashlib
 from datetime import datetime

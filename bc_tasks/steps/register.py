@@ -1,11 +1,11 @@
 """register: makes a version of the night's best model in MLflow, where reviewers find it as the challenger."""
 
+import hashlib
 import tempfile
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bc_tasks import runs, snapshots
+from bc_tasks import gates, runs, snapshots
 from bc_tasks.errors import BcError, DataError
 from bc_tasks.records import (
     Evaluation,
@@ -17,7 +17,7 @@ from bc_tasks.records import (
     Verdict,
     trained_file_name,
 )
-from bc_tasks.storage import Storage
+from bc_tasks.storage import Storage, join
 from bc_tasks.tracking.package import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
     Raises:
         RecordMissing: a step before has not finished.
         BcError: the verdict doesn't allow it.
-        DataError: the weights are not those that were measured.
+        DataError: the weights are not those that were measured, or an override is of another verdict.
     """
     verdict, override = runs.read(storage, run_uri, Verdict), _override(storage, run_uri)
-    _refuse_unless_passed(run_uri, verdict, override)
+    _refuse_unless_allowed(run_uri, verdict, override)
     evaluation = runs.read(storage, run_uri, Evaluation)
     trained = runs.read(storage, run_uri, TrainedModel, trained_file_name(evaluation.challenger_backbone))
     snapshot = runs.read(storage, run_uri, ValidationReport).snapshot
@@ -53,12 +53,17 @@ def run(run_uri: str, *, storage: Storage, tracking: "Tracking") -> RegisteredMo
 
 
 def _override(storage: Storage, run_uri: str) -> Override | None:
-    there = runs.exists(storage, run_uri, Override.usual_name())
-    return runs.read(storage, run_uri, Override) if there else None
+    """Return a person's override of this very verdict."""
+    if not runs.exists(storage, run_uri, Override.usual_name()):
+        return None
+    override = runs.read(storage, run_uri, Override)
+    if override.verdict_sha256 != hashlib.sha256(storage.read(join(run_uri, Verdict.usual_name()))).hexdigest():
+        raise DataError(f"{run_uri} has an override by {override.by}, but of another verdict than it has now")
+    return override
 
 
-def _refuse_unless_passed(run_uri: str, verdict: Verdict, override: Override | None) -> None:
-    if not verdict.passed and override is None:
+def _refuse_unless_allowed(run_uri: str, verdict: Verdict, override: Override | None) -> None:
+    if not verdict.passed and not (override and gates.may_be_overridden(verdict)):
         raise BcError(f"{run_uri} may not be registered: its verdict says: {verdict.summary}")
     if verdict.dry_run:
         raise BcError(f"{run_uri} may not be registered: it is a dry run; start one without gate.dry_run")
@@ -69,7 +74,7 @@ def _download_measured(storage: Storage, trained: TrainedModel, measured_sha256:
     weights = folder / WEIGHTS_FILE
     storage.download(trained.weights_uri, weights)
     with weights.open("rb") as file:
-        seen = file_digest(file, "sha256").hexdigest()
+        seen = hashlib.file_digest(file, "sha256").hexdigest()
     if not seen == trained.weights_sha256 == measured_sha256:
         raise DataError(
             f"{trained.weights_uri} has digest {seen[:12]}; training recorded {trained.weights_sha256[:12]}, and the "

@@ -11,17 +11,18 @@ from bc_tasks import expectations, holdout, manifest, runs, snapshots, withdrawa
 from bc_tasks.config import RunConfig
 from bc_tasks.errors import ValidationFailed
 from bc_tasks.expectations import Findings
-from bc_tasks.expectations.scopes import NUM_NAMED, is_bad, is_leak, is_tonights
+from bc_tasks.expectations.scopes import NUM_NAMED, is_bad, is_new_leak, is_tonights
 from bc_tasks.mammogram import QuarantineReason
-from bc_tasks.records import FAILED_VALIDATION, ExpectationOutcome, Leaks, Run, Snapshot, ValidationReport
+from bc_tasks.records import FAILED_VALIDATION, ExpectationOutcome, Leak, Leaks, Run, Snapshot, ValidationReport
 from bc_tasks.storage import Storage, join
 
 ABOUT_LEAKS = (
-    "About the leaks: each shows a picture that is known already under somebody else's name, and none is ever learnt "
-    "from, however this ends. Look at the pairs in the Data Docs. If they are one picture, ask the site how it came "
-    "under a second name, and take the batch out or give it back the first name. If they are two, or the site has "
-    "mended its export since and the rest of the batch is right, raise validation.max_leak_share for one night: the "
-    "leaks stay set aside."
+    "About the leaks: each shows a picture that is known already under somebody else's name, and is set aside, however "
+    "this ends. Look at the pairs in the Data Docs. If they are one picture, ask the site how it came under a second "
+    "name, and take the batch out or give all images of the patient the first name: to remove that picture alone frees "
+    "the others. If they are two, or the site has mended its export since and the rest of the batch is right, raise "
+    "validation.max_leak_share for one night: the leaks stay set aside. For holdout_source it is the file's name that "
+    "is known, not the picture: where the site gives every patient's files the same names, let it rename them."
 )
 WHAT_TO_DO = (
     "What to do: mend the batch under {inbox_uri}, or take it out, and tell the site whose it is. The next night takes "
@@ -47,7 +48,7 @@ def run(run_uri: str, *, storage: Storage) -> ValidationReport:
     previous = _previous(storage, config, candidate, frame)
     findings, data_docs_uri = _check(storage, run_uri, config, frame, previous)
     judged = _set_aside(frame, findings.bad_rows)
-    tonight = judged[is_tonights(frame, previous)]
+    tonight = judged.assign(is_leak=is_new_leak(judged, previous))[is_tonights(frame, previous)]
     report = _report(candidate, findings, tonight, data_docs_uri)
     if any(outcome.severity == "table" and not outcome.passed for outcome in findings.outcomes):
         failed = report.model_dump_json(indent=1).encode()
@@ -84,10 +85,17 @@ def _check(
             holdout_source_stems=fixed.source_stems,
             docs_folder=Path(folder),
             title=f"The data of run {run_uri.rsplit('/', 1)[1]}",
-            leaks=runs.read(storage, run_uri, Leaks).leaks,
+            leaks=_leaks(storage, run_uri),
         )
         storage.upload_folder(Path(folder), join(run_uri, "data-docs"))
     return findings, join(run_uri, "data-docs", "index.html")
+
+
+def _leaks(storage: Storage, run_uri: str) -> tuple[Leak, ...]:
+    """Return the leaks that ingest has told of; a run that an older version has ingested tells of none."""
+    if not runs.exists(storage, run_uri, Leaks.usual_name()):
+        return ()
+    return runs.read(storage, run_uri, Leaks).leaks
 
 
 def _set_aside(frame: pd.DataFrame, bad_rows: Mapping[str, str]) -> pd.DataFrame:
@@ -105,14 +113,14 @@ def _report(candidate: Snapshot, findings: Findings, tonight: pd.DataFrame, data
         expectations=findings.outcomes,
         num_quarantined=len(findings.bad_rows),
         bad_share=float(is_bad(tonight).mean()) if len(tonight) else 0.0,
-        leak_share=float(is_leak(tonight).mean()) if len(tonight) else 0.0,
+        leak_share=float(tonight["is_leak"].mean()) if len(tonight) else 0.0,
         data_docs_uri=data_docs_uri,
     )
 
 
 def _message(report: ValidationReport, tonight: pd.DataFrame, config: RunConfig) -> str:
     """Return what the engineer on call needs: what is broken, in which batches and images, and what to do."""
-    bad, leaks = tonight[is_bad(tonight)], tonight[is_leak(tonight)]
+    bad, leaks = tonight[is_bad(tonight)], tonight[tonight["is_leak"]]
     now = report.snapshot
     lines = [
         "the night stops here: nothing is trained on, and no snapshot was committed.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bc_tasks.config import StorageConfig
-from bc_tasks.errors import BcError, ConfigError, InfrastructureError
+from bc_tasks.errors import BcError, ConfigError, DataError, InfrastructureError
 from bc_tasks.storage.files import FileStore
 from bc_tasks.storage.objects import Objects, Store, StoredObject, content_type_of, join
 from bc_tasks.storage.s3 import S3Store, connect
@@ -51,6 +51,20 @@ class Storage:
             InfrastructureError: it isn't the content of that `etag` any more, or arrived damaged each time.
         """
         return self._store(uri).read(uri, etag)
+
+    def read_range(self, uri: str, start: int, num_bytes: int) -> bytes:
+        """Return a piece of an object, its length checked, but no checksum: those are of the whole.
+
+        Raises:
+            ObjectNotFound: there is none.
+            DataError: it ends before.
+        """
+        piece = self._store(uri).read_range(uri, start, num_bytes)
+        if len(piece) != num_bytes:
+            raise DataError(
+                f"{uri} ends {num_bytes - len(piece)} bytes too early: it was cut off, or is another object"
+            )
+        return piece
 
     def write(self, uri: str, data: bytes, *, content_type: str | None = None, if_absent: bool = False) -> StoredObject:
         """Store content; with `if_absent`, only where nothing is: of many writers exactly one succeeds.

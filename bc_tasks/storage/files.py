@@ -53,6 +53,12 @@ class FileStore:
             raise InfrastructureError(f"{uri} was changed or replaced since it was listed; list again")
         return data
 
+    def read_range(self, uri: str, start: int, num_bytes: int) -> bytes:
+        """Return a piece of the file."""
+        with _opened(uri) as file:
+            file.seek(start)
+            return file.read(num_bytes)
+
     def write(self, uri: str, data: bytes, content_type: str, if_absent: bool) -> StoredObject:  # noqa: ARG002  # files have no content type
         """Write a file, wholly or not at all."""
         with replacing(_path(uri), if_absent=if_absent) as file:

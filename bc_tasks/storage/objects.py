@@ -41,6 +41,9 @@ class Store(Protocol):
     def read(self, uri: str, etag: str | None) -> bytes:
         """Return its content."""
 
+    def read_range(self, uri: str, start: int, num_bytes: int) -> bytes:
+        """Return so many bytes of its content, from `start` on; fewer where it ends."""
+
     def write(self, uri: str, data: bytes, content_type: str, if_absent: bool) -> StoredObject:
         """Store content."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from botocore import exceptions as boto_errors
 
-from bc_tasks.errors import AlreadyExists, BcError, ConfigError, InfrastructureError, ObjectNotFound
+from bc_tasks.errors import AlreadyExists, BcError, ConfigError, DataError, InfrastructureError, ObjectNotFound
 
 NO_CREDENTIALS = (
     boto_errors.NoCredentialsError,
@@ -69,6 +69,10 @@ _MEANINGS: dict[str, Meaning] = {
     "PermanentRedirect": _OTHER_REGION,
     "AuthorizationHeaderMalformed": _OTHER_REGION,
     "NotImplemented": (ConfigError, "the server at {address} can't do {operation} as it is needed for {uri}"),
+    "InvalidRange": (
+        DataError,
+        "{uri} at {address} is shorter than it should be: it was cut off, or is another object",
+    ),
     "BadDigest": _SPOILED,
     "IncompleteBody": _SPOILED,
     "XAmzContentChecksumMismatch": _SPOILED,

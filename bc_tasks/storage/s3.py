@@ -100,7 +100,13 @@ class S3Store:
     def read(self, uri: str, etag: str | None) -> bytes:
         """Return the content of the object."""
         content = io.BytesIO()
-        self._fetch(uri, etag, content)
+        self._fetch(_request(uri, etag), uri, content)
+        return content.getvalue()
+
+    def read_range(self, uri: str, start: int, num_bytes: int) -> bytes:
+        """Return a piece of the object."""
+        content = io.BytesIO()
+        self._fetch({**_request(uri), "Range": f"bytes={start}-{start + num_bytes - 1}"}, uri, content)
         return content.getvalue()
 
     def write(self, uri: str, data: bytes, content_type: str, if_absent: bool) -> StoredObject:
@@ -120,7 +126,7 @@ class S3Store:
     def download(self, uri: str, path: Path) -> None:
         """Get an object into a file."""
         with replacing(path) as file:
-            self._fetch(uri, None, file)
+            self._fetch(_request(uri), uri, file)
 
     def upload(self, files: dict[str, Path]) -> None:
         """Put files, all in parallel, large ones in parts."""
@@ -144,12 +150,8 @@ class S3Store:
         with self._translated(uri):
             self.client.delete_object(Bucket=bucket, Key=key)
 
-    def _fetch(self, uri: str, etag: str | None, sink: BinaryIO) -> None:
+    def _fetch(self, request: "GetObjectRequestTypeDef", uri: str, sink: BinaryIO) -> None:
         """Copy an object into `sink`; boto3 retries the request, but not a body that breaks off or is damaged."""
-        bucket, key = _split(uri)
-        request: GetObjectRequestTypeDef = {"Bucket": bucket, "Key": key}
-        if etag is not None:
-            request["IfMatch"] = f'"{etag}"'
         for attempts_left in reversed(range(self.config.max_attempts)):
             with self._translated(uri):
                 answer = self.client.get_object(**request)
@@ -175,6 +177,14 @@ class S3Store:
         return translated(uri, _address(self.client.meta.endpoint_url))
 
 
+def _request(uri: str, etag: str | None = None) -> "GetObjectRequestTypeDef":
+    bucket, key = _split(uri)
+    request: GetObjectRequestTypeDef = {"Bucket": bucket, "Key": key}
+    if etag is not None:
+        request["IfMatch"] = f'"{etag}"'
+    return request
+
+
 def _copy_checked(answer: "GetObjectOutputTypeDef", sink: BinaryIO) -> None:
     """Copy a body into `sink`; boto3 checks its length and the checksum sent with it, this also its MD5 ETag."""
     sink.seek(0)
@@ -193,6 +203,8 @@ def _is_md5(etag: str, answer: "GetObjectOutputTypeDef") -> bool:
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
+    if answer.get("ContentRange"):  # a piece, and the ETag is that of the whole
+        return False
     has_plain_key = answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
     return has_plain_key and answer.get("StorageClass") != "EXPRESS_ONEZONE" and bool(MD5_ETAG.fullmatch(etag))
 

@@ -29,7 +29,8 @@ def describe_model(config: RegistryConfig) -> str:
     """Say what the model is for, what its aliases mean, and how a version is called."""
     return f"""Calls cancer, or no cancer, on single mammograms. It is retrained as new labelled images arrive.
 
-Each version is the best model of one night, and passed the gate. The newest has the alias \
+Each version is the best model of one night, and passed the gate, unless its description says who let it through, and \
+why. The newest has the alias \
 `{config.challenger_alias}`. The alias `{config.champion_alias}` is given by a person only; every later night is \
 measured against that version.
 
@@ -53,7 +54,7 @@ def describe_version(night: Night) -> str:
             _calls(night.evaluation.challenger),
             _table(night.evaluation, night.run.config.evaluation.confidence),
             f"**What the gate saw** ({verdict.kind}; evidence: {verdict.grade or 'nothing to compare with'})",
-            "\n".join(f"- {rule.sentence}" for rule in verdict.rules),
+            "\n".join(f"- {'' if rule.passed else '**against it:** '}{rule.sentence}" for rule in verdict.rules),
             "**How far this holdout can be trusted**",
             "\n".join(f"- {sentence}" for sentence in (verdict.power.sentence, *verdict.notes)),
             "**What it was made of**",
@@ -122,6 +123,8 @@ def _spaced(cells: list[str]) -> list[str]:
 
 def _figure(metric: Interval) -> str:
     bounds = "" if math.isnan(metric.low) else f" ({metric.low:.3f} to {metric.high:.3f})"
+    if metric.low == metric.high:  # which a reader would take for certainty
+        bounds = " (no resample differed)"
     return f"{metric.value:.3f}{bounds}"
 
 

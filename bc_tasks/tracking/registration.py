@@ -122,7 +122,8 @@ def _log_evidence(client: Any, model_id: str, night: Night) -> None:
             for name, value in _metrics(night.evaluation).items()
         ],
     )
-    client.log_text(mlflow_run_id, night.verdict.model_dump_json(indent=1), night.verdict.file_name)
+    for record in filter(None, (night.verdict, night.override)):
+        client.log_text(mlflow_run_id, record.model_dump_json(indent=1), record.file_name)
     client.log_inputs(mlflow_run_id, [_dataset(night.snapshot)])
     outputs = client.get_run(mlflow_run_id).outputs.model_outputs
     if model_id not in {output.model_id for output in outputs}:

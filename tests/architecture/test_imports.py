@@ -24,17 +24,18 @@ TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 CORE = (
     *("", "errors", "interruption", "cores", "mammogram", "section", "pods_config", "config", "config_file"),
     *("config_table", "records", "manifest", "environment", "summaries", "steps", "training"),
-    *("fingerprint", "splits", "shards", "delta", "identity", "labels_file", "withholding"),
-    *("metrics", "resampling", "evidence", "cases", "gate_rules", "gates", "replay"),
+    *("fingerprint", "splits", "shards", "delta", "identity", "ties", "labels_file", "withholding"),
+    *("metrics", "resampling", "evidence", "cases", "gate_scene", "gate_groups", "gate_rules", "gates", "replay"),
     *("operating_point", "calibration", "grouping"),
     *("image_formats", "dicom", "pixels", "examination", "near_copies*"),
-    *("leaks", "leaks.leakage", "proof", "proof.witnesses", "proof.lineage_checks"),
+    *("leaks", "leaks.leakage", "leaks.local_features", "proof", "proof.witnesses", "proof.lineage_checks"),
 )
 """The pure core: no heavy library at all. (The names of bare packages stand here too.)"""
 
 ON_STORAGE = (
     *("storage*", "runs", "snapshots", "holdout", "inbox", "intake", "holdout_creation", "ledger"),
-    *("leaks.feature_store", "leaks.copy_search", "leaks.leak_report", "withdrawals", "withdrawing"),
+    *("leaks.feature_store", "leaks.found_store", "leaks.copy_search", "leaks.leak_report"),
+    *("withdrawals", "withdrawing"),
     *("proof.where_used*", "proof.model_uses", "proof.lineage", "proof.lineage_reading", "proof.lineage_page"),
 )
 

@@ -26,6 +26,10 @@ PASSED = "Passed: better than the champion."
             "Candidate snapshot: 0 new images, 2 revised, 1 withdrawn.",
         ),
         ((run_records.snapshot(num_new=0),), "Nothing new since snapshot 1."),
+        (
+            (run_records.snapshot(is_routine=True),),
+            "Nothing new but copies and images of the holdout's patients since snapshot 1.",
+        ),
         (COMMITTED, "Snapshot 2: 420 new images, 3 quarantined."),
         (
             (*COMMITTED, run_records.verdict(passed=False)),

@@ -83,6 +83,8 @@ def test_a_runs_name_is_safe_in_a_uri(run_id: str, name: str) -> None:
         ({"num_new": 0}, True, True, "Training all the same"),
         ({"num_new": 0, "base_is_unfinished": True}, False, True, "this one makes up for it"),
         ({"num_new": 0, "waiting_batches": ("b7",)}, False, False, "still being uploaded: b7"),
+        ({"is_routine": True}, False, False, "Only copies, and images of the holdout's patients, are new since"),
+        ({"is_routine": True, "base_is_unfinished": True}, False, True, "this one makes up for it"),
     ],
 )
 def test_a_night_goes_on_if_anything_is_new(

@@ -1,5 +1,6 @@
 """Evaluation measures images, breasts and patients of the holdout with the calibrated probabilities that are served."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,8 @@ from bc_tasks.tracking import Tracking
 from bc_tasks.training import scoring
 from bc_tasks.training.data import fetch_pixels
 
+NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+
 
 @pytest.fixture
 def trained(frame: pd.DataFrame, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path) -> TrainedModel:
@@ -30,7 +33,7 @@ def test_images_breasts_and_patients_are_measured_at_the_calibrated_operating_po
     trained: TrainedModel, storage: Storage, data_uri: str, tracking: Tracking, tmp_path: Path
 ) -> None:
     run_uri = f"{data_uri}/runs/night"
-    evaluation = evaluate.run(run_uri, storage=storage, tracking=tracking, cache=tmp_path)
+    evaluation = evaluate.run(run_uri, storage=storage, tracking=tracking, cache=tmp_path, now=NOW)
     assert str(runs.read(storage, run_uri, Evaluation)) == str(evaluation)  # NaN is not NaN
     model, rows = evaluation.challenger, holdout.load(storage, data_uri).manifest
     point = trained.spec.operating_point

@@ -110,9 +110,10 @@ def _without_champion(run_uri: str) -> None:
 def test_a_person_may_override_a_verdict_that_could_not_compare_and_is_remembered(
     file_data_uri: str, tmp_path: Path
 ) -> None:
-    run_uri, _ = _night_before_the_gate(file_data_uri, tmp_path, GateConfig())
+    run_uri, snapshot = _night_before_the_gate(file_data_uri, tmp_path, GateConfig())
     _without_champion(run_uri)
     before = _gate(run_uri)
+    assert not snapshots.is_finished(local_storage(), snapshot), "it is compared another night"
     override.run(run_uri, storage=local_storage(), by="Ada", reason="the old bucket burnt down", now=NOW)
     kept = runs.read(local_storage(), run_uri, Override)
     assert (kept.by, kept.reason) == ("Ada", "the old bucket burnt down")

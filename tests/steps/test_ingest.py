@@ -350,7 +350,7 @@ def test_a_holdout_patient_under_another_name_is_known_by_her_pictures(file_data
     hospital.put("b", {"0/alias_1_png.jpg": picture(1), "0/alias_9_png.jpg": picture(9), "0/p3_3_png.jpg": picture(3)})
     candidate = hospital.ingest("1")
     assert candidate.notes == (
-        "1 patients are in the holdout under another name, and are never learnt from: ['alias']",
+        "1 patients are in the holdout under another name, and are not learnt from: see the manifest",
     )
     rows = hospital.rows(candidate)
     assert set(rows.loc[rows["patient_id"] == "alias", "split"]) == {"holdout"}
@@ -409,6 +409,57 @@ def test_a_leak_that_was_learnt_from_until_now_is_news(hospital: Hospital) -> No
     assert second.quarantined_now == {"split_near_copy": 1}
 
 
+def test_a_leak_of_the_holdout_that_was_learnt_from_until_now_is_told(file_data_uri: str) -> None:
+    hospital = Hospital(local_storage(), file_data_uri, {})
+    hospital.fix_holdout("p1", tag_patient_id="D1")
+    hospital.put("b", {"0/D1_1_png.jpg": picture(1), "0/p3_3_png.jpg": picture(3), "0/D1_4_png.jpg": picture(4)})
+    candidate = hospital.ingest("1")
+    older = hospital.rows(candidate).assign(quarantine_reason=None, split="training")
+    older_record = candidate.model_copy(update={"fingerprint": fingerprint.of_manifest(older)})
+    snapshots.commit(hospital.storage, hospital.data_uri, older_record, older)
+    hospital.put("c", {"0/D1_5_png.jpg": picture(5)})
+    second = hospital.night("2")
+    assert (
+        "2 images that earlier snapshots used are leaks: versions trained on them are measured on" in second.notes[-1]
+    )
+    assert [leak.was_learnt for leak in _leaks(hospital, "2")] == [True, True, False]
+    assert not any("earlier snapshots" in note for note in hospital.ingest("3").notes)
+
+
+def test_more_images_of_the_holdouts_patients_are_no_news_until_something_else_comes(file_data_uri: str) -> None:
+    hospital = Hospital(local_storage(), file_data_uri, {})
+    hospital.fix_holdout("p1")
+    hospital.put("a", {f"0/p{number}_{number}_png.jpg": picture(number) for number in range(2, 6)})
+    hospital.night("1")
+    hospital.put("b", {"0/p1_10_png.jpg": picture(10), "0/p2_12_png.jpg": picture(2)})
+    second = hospital.ingest("2")
+    assert second.quarantined_now == {"duplicate_content": 1, "holdout_patient": 1}
+    assert (second.has_changes, second.has_news) == (True, False)
+    hospital.put("b", {"0/p6_11_png.jpg": picture(11)})
+    assert hospital.night("3").number == 2
+    hospital.remove("b", "p1_10_png.jpg")
+    assert not hospital.ingest("4").has_news
+
+
+@pytest.mark.parametrize("what", ["a fault", "a disguised leak", "another label", "one image less"])
+def test_what_a_person_must_see_or_a_model_learns_otherwise_is_news(file_data_uri: str, what: str) -> None:
+    hospital = Hospital(local_storage(), file_data_uri, {})
+    hospital.fix_holdout("p1")
+    hospital.put("a", {f"0/p{number}_{number}_png.jpg": picture(number) for number in range(2, 6)})
+    hospital.night("1")
+    hospital.put("b", {"0/p1_10_png.jpg": picture(10)})
+    if what == "a fault":
+        hospital.put("b", {"0/p7_9_png.jpg": b""})
+    elif what == "a disguised leak":
+        hospital.put("b", {"0/p1-0.jpg": picture(9), "labels.csv": labels_csv({"0/p1-0.jpg": 1}, patient_id="p8")})
+    elif what == "another label":
+        hospital.remove("a", "p2_2_png.jpg")
+        hospital.put("a", {"1/p2_2_png.jpg": picture(2)})
+    else:
+        hospital.remove("a", "p2_2_png.jpg")
+    assert hospital.ingest("2").has_news
+
+
 def _are_apart(salt: str) -> bool:
     config = SplitsConfig(salt=salt)
     return split_of("q0", config) != split_of("q1", config)
@@ -423,7 +474,23 @@ def test_what_was_compared_is_not_compared_again(hospital: Hospital) -> None:
     assert hospital.listing("near-copies") == []
     hospital.put("b", {"0/p9_9_png.jpg": picture(9)})
     assert hospital.ingest("3").counts.num_images == 7
-    assert len(hospital.listing("near-copies")) == 4  # of the holdout, of 4 and 2 images, and of the new one
+    features = [path for path in hospital.listing("near-copies") if path.endswith(".features")]
+    assert len(features) == 4  # of the holdout, of 4 and 2 images, and of the new one
+
+
+def test_what_a_night_without_news_has_compared_is_not_compared_again(hospital: Hospital) -> None:
+    """As after an upgrade: that night commits no manifest that could have it noted."""
+    hospital.put("a", _folders(0, 6))
+    candidate = hospital.ingest("1")
+    older = hospital.rows(candidate).assign(near_copies=None, near_copies_version=None)
+    snapshots.commit(hospital.storage, hospital.data_uri, candidate, older)
+    assert hospital.night("2").number == 1
+    for folder in ("pixels", "near-copies"):
+        for item in hospital.storage.list(join(hospital.data_uri, folder)):
+            if "/found/" not in item.uri:
+                hospital.storage.delete(item.uri)
+    again = hospital.rows(hospital.ingest("3"))
+    assert again["near_copies"].eq("{}").all()
 
 
 def test_black_images_are_copies_of_nothing(hospital: Hospital) -> None:

@@ -1,6 +1,7 @@
 """Registration of a night's records, through a real S3 server and a real MLflow server."""
 
 import uuid
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,43 @@ def test_without_a_verdict_that_allows_it_nothing_is_registered(
     _nothing_happened(night, storage, tracking)
 
 
+def _overridden(night: Night, storage: Storage, rule: str) -> None:
+    """Store a verdict that fails one rule, and a person's override of it."""
+    against = night.verdict.rules[0].model_copy(update={"rule": rule, "passed": False})
+    verdict = night.verdict.model_copy(update={"passed": False, "rules": (against, *night.verdict.rules[1:])})
+    runs.write(storage, night.run.run_uri, verdict)
+    digest = sha256(storage.read(join(night.run.run_uri, "verdict.json"))).hexdigest()
+    word = Override(by="Ada", at=night.run.started_at, reason="the old bucket burnt down", verdict_sha256=digest)
+    runs.write(storage, night.run.run_uri, word)
+
+
 def test_what_a_person_has_overridden_is_registered_and_says_who_and_why(
     night: Night, storage: Storage, tracking: Tracking
 ) -> None:
-    runs.write(storage, night.run.run_uri, night.verdict.model_copy(update={"passed": False}))
-    word = Override(by="Ada", at=night.run.started_at, reason="the old bucket burnt down", verdict_sha256="a" * 64)
-    runs.write(storage, night.run.run_uri, word)
-    register.run(night.run.run_uri, storage=storage, tracking=tracking)
+    _overridden(night, storage, "champion_measured")
+    registered = register.run(night.run.run_uri, storage=storage, tracking=tracking)
     (version,) = _versions(tracking)
     assert version.description.startswith("Registered by Ada against the verdict, on 2026-11-23: the old bucket burnt")
     assert (version.tags["bc.overridden_by"], version.tags["bc.verdict_passed"]) == ("Ada", "false")
+    logged = [item.path for item in tracking.client.list_artifacts(registered.mlflow_run_id)]
+    assert logged == ["override.json", "verdict.json"]
+
+
+def test_an_override_of_what_nobody_may_override_registers_nothing(
+    night: Night, storage: Storage, tracking: Tracking
+) -> None:
+    _overridden(night, storage, "recall_improves")
+    with pytest.raises(BcError, match="may not be registered"):
+        register.run(night.run.run_uri, storage=storage, tracking=tracking)
+    _nothing_happened(night, storage, tracking)
+
+
+def test_an_override_of_another_verdict_registers_nothing(night: Night, storage: Storage, tracking: Tracking) -> None:
+    _overridden(night, storage, "champion_measured")
+    runs.write(storage, night.run.run_uri, night.verdict.model_copy(update={"passed": False}))
+    with pytest.raises(DataError, match="override by Ada, but of another verdict"):
+        register.run(night.run.run_uri, storage=storage, tracking=tracking)
+    _nothing_happened(night, storage, tracking)
 
 
 @pytest.mark.parametrize("missing", ["verdict.json", "evaluate.json", "train-efficientnet_lite0.json", "validate.json"])

@@ -190,3 +190,17 @@ def test_a_night_without_news_keeps_the_snapshot(nights: Nights) -> None:
     second = nights.validate("second", make_manifest(300))
     assert second.snapshot == first.snapshot
     assert second.bad_share == 0.0
+
+
+def test_a_run_that_an_older_version_has_ingested_tells_of_no_leaks(nights: Nights) -> None:
+    run_uri = nights.prepare("older", make_manifest(300))
+    nights.storage.delete(join(run_uri, Leaks.usual_name()))
+    assert validate.run(run_uri, storage=nights.storage).snapshot.number == 1
+
+
+def test_leaks_that_were_let_pass_do_not_stop_a_later_night_that_corrects_their_labels(nights: Nights) -> None:
+    frame = make_manifest(300)
+    frame.loc[frame.index[:30], "quarantine_reason"] = "holdout_near_copy"
+    assert nights.validate("first", frame, max_leak_share=0.5).leak_share == 0.1
+    frame.loc[frame.index[:30], "label"] = 1 - frame["label"]
+    assert nights.validate("second", frame).leak_share == 0
