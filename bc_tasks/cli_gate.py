@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bc_tasks.cli_options import DEFAULT_CONFIG, ConfigFile, Settings, open_run, read_config, storage_of
 from bc_tasks.errors import ConfigError, DataError
@@ -29,7 +29,8 @@ def show(settings: Settings, config_file: ConfigFile = DEFAULT_CONFIG) -> None:
     storage = storage_of(config)
     fixed = holdout.load(storage, config.data_uri, config.holdout.fingerprint)
     looks = ledger.read(storage, config.data_uri, fixed.fingerprint)
-    table = Table("look", "when", "run", "champion", "error spent", "in all", title=f"Holdout {fixed.fingerprint[:12]}")
+    columns = ("look", "when", Column("run", overflow="fold"), "champion", "error spent", "in all")
+    table = Table(*columns, title=f"Holdout {fixed.fingerprint[:12]}")
     for look in looks:
         champion = f"version {look.champion_version}" if look.champion_version else "none"
         run = look.run_uri.rsplit("/", 1)[1]
