@@ -2,7 +2,7 @@
 
 import hashlib
 
-from bc_tasks.config import Subgroup
+from bc_tasks.gate_config import Subgroup
 from bc_tasks.records import Case, CasePart, Evaluation, ModelScores, ScoredImage
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bc_tasks import evidence
-from bc_tasks.config import Subgroup
 from bc_tasks.evidence import Paired
+from bc_tasks.gate_config import Subgroup
 from bc_tasks.gate_scene import Finding, Scene, called, gain
 from bc_tasks.records import Case
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import get_args
 
 from bc_tasks import gate_groups
-from bc_tasks.config import GateConfig, Subgroup
+from bc_tasks.gate_config import GateConfig, Subgroup
 from bc_tasks.gate_scene import BOTH, GRADES, Finding, Rule, Scene, called, gain, title
 
 

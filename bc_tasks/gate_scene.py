@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from bc_tasks.config import EvidenceGrade, GateConfig
+from bc_tasks.gate_config import EvidenceGrade, GateConfig
 from bc_tasks.records import Case, CasePart, Gain
 
 BOTH = ("recall", "f1")

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from bc_tasks import evidence, metrics
-from bc_tasks.config import EvidenceGrade, GateConfig
 from bc_tasks.evidence import Paired
+from bc_tasks.gate_config import EvidenceGrade, GateConfig
 from bc_tasks.gate_rules import RULES
 from bc_tasks.gate_scene import BOTH, Rule, Scene, called
 from bc_tasks.records import Case, CasePart, Gain, Look, MadeWith, Power, RuleOutcome, Verdict

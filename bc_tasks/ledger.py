@@ -15,8 +15,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from bc_tasks import runs
-from bc_tasks.config import GateConfig
 from bc_tasks.errors import AlreadyExists, DataError, InfrastructureError
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Evaluation, Look, ModelScores, Record
 from bc_tasks.storage import Storage, join
 

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bc_tasks.config import BackboneName, EvidenceGrade, GateConfig, OperatingPointPolicy, RunConfig
+from bc_tasks.config import BackboneName, OperatingPointPolicy, RunConfig
+from bc_tasks.gate_config import EvidenceGrade, GateConfig
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -14,7 +14,7 @@ import numpy as np
 import simulated_holdout as simulated
 
 from bc_tasks import gates
-from bc_tasks.config import GateConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Case, CasePart, Look, MadeWith, Verdict
 
 POLICY = GateConfig(profile="literal", subgroups=("site_id",), num_resamples=2000)

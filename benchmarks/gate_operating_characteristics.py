@@ -27,7 +27,7 @@ from scipy.special import ndtr
 from simulated_holdout import Bools, Floats, Holdout, Ints, Truth
 
 from bc_tasks import evidence, gates
-from bc_tasks.config import GateConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Case, CasePart, Look, MadeWith
 from bc_tasks.resampling import draw_halves
 

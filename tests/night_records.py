@@ -9,7 +9,8 @@ import numpy as np
 from gate_cases import MADE_WITH, look
 
 from bc_tasks import cases, gates, grouping, metrics, pixels
-from bc_tasks.config import GateConfig, PixelsConfig, RegistryConfig, RunConfig
+from bc_tasks.config import PixelsConfig, RegistryConfig, RunConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import (
     Calibration,
     Counts,

@@ -10,8 +10,9 @@ from night_records import make_night
 from typer.testing import CliRunner
 
 from bc_tasks import cli, runs, snapshots
-from bc_tasks.config import GateConfig, RegistryConfig
+from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, DataError
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import ValidationReport
 from bc_tasks.steps import gate
 from bc_tasks.storage import join

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bc_tasks import gate_rules, gate_scene, gates
-from bc_tasks.config import GateConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Case, Look, RuleOutcome, Verdict
 
 NAN = float("nan")

@@ -12,8 +12,9 @@ from inboxes import local_storage
 from night_records import make_night
 
 from bc_tasks import ledger
-from bc_tasks.config import GateConfig, RegistryConfig
+from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import DataError
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Evaluation, Look, ScoredImage
 from bc_tasks.storage import join
 

@@ -9,8 +9,9 @@ from gate_cases import CHAMPION, GOOD, MADE_WITH, Found, case, look
 from night_records import make_night
 
 from bc_tasks import cases, gates, replay
-from bc_tasks.config import GateConfig, RegistryConfig, RunConfig
+from bc_tasks.config import RegistryConfig, RunConfig
 from bc_tasks.errors import DataError
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Evaluation, Run
 
 POLICY = GateConfig(num_resamples=2000)

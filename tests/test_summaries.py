@@ -5,7 +5,8 @@ from pathlib import Path
 
 from night_records import make_night
 
-from bc_tasks.config import GateConfig, RegistryConfig
+from bc_tasks.config import RegistryConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Interval, RegisteredModel, ValidationReport
 from bc_tasks.summaries import summarise
 from bc_tasks.tracking.model_card import Night

@@ -22,7 +22,18 @@ S3 = frozenset({"boto3", "botocore"})
 TORCH = frozenset({"torch", "torchvision", "timm", "safetensors"})
 
 CORE = (
-    *("", "errors", "interruption", "cores", "mammogram", "section", "pods_config", "config", "config_file"),
+    *(
+        "",
+        "errors",
+        "interruption",
+        "cores",
+        "mammogram",
+        "section",
+        "pods_config",
+        "gate_config",
+        "config",
+        "config_file",
+    ),
     *("config_table", "records", "manifest", "environment", "summaries", "steps", "training"),
     *("fingerprint", "splits", "shards", "delta", "identity", "ties", "labels_file", "withholding"),
     *("metrics", "resampling", "evidence", "cases", "gate_scene", "gate_groups", "gate_rules", "gates", "replay"),
@@ -64,7 +75,7 @@ CHAINS: dict[str, tuple[tuple[tuple[str, ...], frozenset[str]], ...]] = {
 
 # Lowest first. A module may import from lower layers, and from its own family; cores from their whole layer.
 LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors", "mammogram", "section", "pods_config", "config"),),
+    (("errors", "mammogram", "section", "pods_config", "gate_config", "config"),),
     (CORE,),
     (("storage*",), ("expectations*",), ("tracking*", "served_model"), ("training*",)),
     (ON_STORAGE,),

@@ -6,7 +6,8 @@ from typing import Any
 from gate_cases import CHAMPION, GOOD, MADE_WITH, case, look
 
 from bc_tasks import gates
-from bc_tasks.config import GateConfig, RunConfig
+from bc_tasks.config import RunConfig
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import (
     Counts,
     ExpectationOutcome,

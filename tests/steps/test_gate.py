@@ -9,8 +9,9 @@ from inboxes import local_storage
 from night_records import make_night
 
 from bc_tasks import ledger, replay, runs, snapshots
-from bc_tasks.config import GateConfig, RegistryConfig
+from bc_tasks.config import RegistryConfig
 from bc_tasks.errors import BcError, RecordMissing
+from bc_tasks.gate_config import GateConfig
 from bc_tasks.records import Evaluation, Override, Run, Snapshot, ValidationReport, Verdict
 from bc_tasks.steps import gate, override
 from bc_tasks.storage import join
